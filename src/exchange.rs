@@ -1,0 +1,133 @@
+//! The port through which blocks are asked of peers. Bitswap is one implementation, trustless HTTP another.
+//!
+//! An exchange is a mechanism: it sends exactly the wants it is given to exactly the peer it is told, and reports
+//! what comes back. Whom to ask for what, and when to give up, is decided above (`retriever`).
+
+use std::time::Duration;
+
+use libp2p::{Multiaddr, PeerId};
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use crate::ipld::{Block, Cid};
+use crate::record::Transport;
+
+/// The most wants that may be outstanding at one peer (GATEWAY.md §3.8; Kubo's servers keep 1,024).
+pub const MAX_WANTS_PER_PEER: usize = 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WantKind {
+    /// "Have you got it?" The answer is Have or DontHave (or the block, when it is small).
+    Have,
+    /// "Send it."
+    Block,
+}
+
+/// One entry of a wantlist. DONT_HAVE is always asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Want {
+    pub cid: Cid,
+    pub kind: WantKind,
+    /// Larger is more urgent.
+    pub priority: i32,
+}
+
+/// What an exchange reports. Times are those of arrival: the consumer stamps them with its own clock.
+#[derive(Debug, Clone)]
+pub enum ExchangeEvent {
+    /// A peer that speaks this exchange is connected (again). `dial` is null when it dialled us or was connected before.
+    Connected {
+        peer: PeerId,
+        transport: Transport,
+        address: Multiaddr,
+        dial: Option<Duration>,
+    },
+    /// Every address failed, or the peer does not speak this exchange.
+    ConnectFailed {
+        peer: PeerId,
+        error: ConnectError,
+    },
+    /// The last connection is gone. Wants outstanding there are forgotten.
+    Disconnected {
+        peer: PeerId,
+    },
+    /// A verified block, whether it was asked for or not. `wire_bytes` is what it cost on the wire.
+    Block {
+        peer: PeerId,
+        block: Block,
+        wire_bytes: usize,
+    },
+    /// Bytes that are no block of any hash that we accept, or a message that breaks the protocol.
+    Invalid {
+        peer: PeerId,
+        reason: &'static str,
+    },
+    Have {
+        peer: PeerId,
+        cid: Cid,
+    },
+    DontHave {
+        peer: PeerId,
+        cid: Cid,
+    },
+    /// Bytes of a message that is still arriving: proof of life between blocks. At most every 50 ms a peer.
+    Progress {
+        peer: PeerId,
+        bytes: usize,
+    },
+    /// A measured round trip (ping, QUIC, identify).
+    Rtt {
+        peer: PeerId,
+        rtt: Duration,
+    },
+    /// The wants could not be delivered (stream refused or reset); they are forgotten.
+    SendFailed {
+        peer: PeerId,
+        cids: Vec<Cid>,
+    },
+}
+
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
+pub enum ConnectError {
+    #[error("no address is known for the peer")]
+    NoAddress,
+    #[error("the address is private and not allowed by --allow-private")]
+    PrivateAddress,
+    #[error("no connection within {0:?}")]
+    Timeout(Duration),
+    #[error("connection limit reached")]
+    LimitReached,
+    #[error("the peer does not speak bitswap")]
+    Unsupported,
+    #[error("dial failed: {0}")]
+    Dial(String),
+    #[error("the node is offline")]
+    Offline,
+}
+
+#[derive(Debug, Clone, Copy, Error, PartialEq, Eq)]
+pub enum SendError {
+    #[error("the peer is not connected")]
+    NotConnected,
+    #[error("the exchange's queue is full")]
+    Overloaded,
+}
+
+/// See the module. All calls return at once; results arrive as [`ExchangeEvent`]s.
+pub trait Exchange: Send + Sync + 'static {
+    /// Adds wants to the peer's wantlist, or upgrades Have to Block. At most [`MAX_WANTS_PER_PEER`] are outstanding.
+    fn send_wants(&self, peer: PeerId, wants: Vec<Want>) -> Result<(), SendError>;
+
+    /// Takes wants back; bytes that already travel may still arrive.
+    fn cancel(&self, peer: PeerId, cids: Vec<Cid>);
+
+    /// Dials a peer, with `addrs` beside those already known. `trusted` addresses (configured, mDNS) may be private.
+    fn connect(&self, peer: PeerId, addrs: Vec<Multiaddr>, trusted: bool);
+
+    /// Peers that are connected and speak this exchange.
+    fn connected(&self) -> Vec<(PeerId, Transport)>;
+
+    /// The event stream. There is one consumer: the second call returns `None`. When the consumer is slow, the
+    /// exchange stops reading from the network (back-pressure), it does not drop.
+    fn events(&self) -> Option<mpsc::Receiver<ExchangeEvent>>;
+}

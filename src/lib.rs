@@ -1,0 +1,41 @@
+//! Tidegate: an IPFS-compatible HTTP gateway whose fetch path is a P2P-optimised retriever.
+//!
+//! The layers, lowest first; a module uses only layers below its own (`tests/architecture.rs` holds it):
+//!
+//! | layer | modules |
+//! |---|---|
+//! | L0 | [`ipld`] |
+//! | L1 | [`blockstore`] [`routing`] [`exchange`] [`record`] [`supervisor`] [`telemetry`] [`listener`] [`units`] |
+//! | L2 | [`p2p`] [`http_peer`] [`db`] |
+//! | L3 | [`retriever`] |
+//! | L4a | [`dag`] [`topology`] |
+//! | L5 | [`gateway`] [`api`] [`dashboard`] |
+//! | L6 | [`config`] [`app`] [`cli`] |
+
+pub mod ipld;
+
+pub mod blockstore;
+pub mod exchange;
+pub mod listener;
+pub mod record;
+pub mod routing;
+pub mod supervisor;
+pub mod telemetry;
+pub mod units;
+
+pub mod db;
+pub mod http_peer;
+pub mod p2p;
+
+pub mod retriever;
+
+pub mod dag;
+pub mod topology;
+
+pub mod api;
+pub mod dashboard;
+pub mod gateway;
+
+pub mod app;
+pub mod cli;
+pub mod config;

@@ -1,0 +1,10 @@
+//! One binary for all integration tests: they link once.
+
+mod api;
+mod blockstore;
+mod cli;
+mod dag;
+mod db;
+mod gateway;
+mod p2p;
+mod retriever;

@@ -1,0 +1,1 @@
+//! Scheduler simulations in virtual time.
