@@ -10,6 +10,7 @@ use std::time::Duration;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
+use super::remote_store::RemoteStore;
 use super::{CliError, Common, Exit};
 use crate::app::{ApiFile, App, Mode};
 use crate::config::{Overrides, Settings, data_dir};
@@ -62,6 +63,17 @@ impl Connection {
     /// A request to the gateway, with the token so that `policy` counts.
     pub fn content(&self, path_and_query: &str) -> RequestBuilder {
         self.http.get(format!("{}{path_and_query}", self.gateway)).bearer_auth(&self.token)
+    }
+
+    /// The gateway's raw blocks as a store.
+    pub fn remote_store(&self, policy: Option<crate::record::Policy>) -> RemoteStore {
+        RemoteStore::new(self.http.clone(), &self.gateway, &self.token, policy)
+    }
+
+    /// How many peers are connected, when the server says.
+    pub async fn connected_peers(&self) -> Option<u64> {
+        let stats: serde_json::Value = self.json(self.api(reqwest::Method::GET, "p2p/peers?limit=500")).await.ok()?;
+        Some(stats.get("items")?.as_array()?.len() as u64)
     }
 
     /// Sends, and turns an error answer into an error with the server's words.

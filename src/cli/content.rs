@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use reqwest::Response;
 use tokio::io::AsyncWriteExt;
 
@@ -20,10 +19,6 @@ use crate::ipld::car::{CarItem, CarReader, Limits};
 use crate::ipld::path::ContentPath;
 use crate::ipld::unixfs::Node;
 use crate::retriever::{Retriever, Session, SessionOptions};
-
-/// What must be escaped in one segment of a URL path.
-const SEGMENT: &AsciiSet =
-    &CONTROLS.add(b' ').add(b'"').add(b'#').add(b'%').add(b'/').add(b'<').add(b'>').add(b'?').add(b'`').add(b'{').add(b'}');
 
 /// A server, a content path, and the choices made on the command line.
 pub struct Content {
@@ -62,18 +57,13 @@ impl Content {
 
     /// The node at the end of the path.
     pub async fn resolve(&self) -> Result<(resolver::Resolved, Session, Arc<RemoteStore>), CliError> {
-        let root = self.path.root_cid().ok_or_else(|| CliError::usage("names (/ipns) are not resolved by this command"))?;
+        let root = *self.path.cid().ok_or_else(|| CliError::usage("names (/ipns) are not resolved by this command"))?;
         let (session, store) = self.session(root);
         match resolver::resolve(&session, &self.path).await {
             Ok(resolved) => Ok((resolved, session, store)),
             Err(error) => Err(store.take_failure().unwrap_or_else(|| resolve_error(&error))),
         }
     }
-}
-
-/// Escapes one path segment for a URL.
-pub fn escape(segment: &str) -> String {
-    utf8_percent_encode(segment, SEGMENT).to_string()
 }
 
 pub fn resolve_error(error: &resolver::ResolveError) -> CliError {
