@@ -4,7 +4,7 @@
 1. 100 MB from one Kubo: Tidegate against a second Kubo, fresh content each time, taken in turn (A B A B ...).
 2. Warm 1 MB over HTTP, one connection a core (wrk when it is installed).
 
-    python3 tests/reliability/speed.py [--n 5] [--size 100000000]
+    python3 tests/live/speed.py [--n 5] [--size 100000000]
 """
 
 import argparse

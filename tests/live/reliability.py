@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What must hold under crashes, full disks and crowds, on a release binary (TIDEGATE_BIN). Prints its figures.
 
-    python3 tests/reliability/run.py [NAME ...]
+    python3 tests/live/reliability.py [NAME ...]
 """
 
 import asyncio
