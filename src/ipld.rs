@@ -1,6 +1,7 @@
 //! L0: values and parsers. Sync and total: no I/O, no async, no panic on any input.
 
 pub mod block;
+pub mod builder;
 pub mod car;
 pub mod cid;
 pub mod codec;
