@@ -27,14 +27,14 @@ pub(super) fn parts() -> Vec<Part> {
         Part {
             name: "retrieval_attempts",
             table: retrieval_attempts(),
-            unique: &[],
-            indexes: &[&["result_id", "ordinal"], &["peer_id", "id"]],
+            unique: &[&["result_id", "ordinal"]],
+            indexes: &[&["peer_id", "id"]],
         },
         Part {
             name: "retrieval_events",
             table: retrieval_events(),
-            unique: &[],
-            indexes: &[&["result_id", "ordinal"]],
+            unique: &[&["result_id", "ordinal"]],
+            indexes: &[],
         },
     ]
 }
