@@ -12,6 +12,7 @@ use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::p2p::{self, Bootstrap, Dns};
 use crate::record::Policy;
 use crate::units::ByteSize;
 
@@ -31,6 +32,8 @@ pub enum ConfigError {
     HalfTls,
     #[error("no data directory: give --data-dir (there is no home directory to put one in)")]
     NoDataDir,
+    #[error("--bootstrap {0:?} is neither default, none nor a multiaddr")]
+    Bootstrap(String),
     #[error("compare-share is {0}; it is a share between 0 and 1")]
     Share(f64),
 }
@@ -54,8 +57,8 @@ pub struct Settings {
     pub peer: Vec<Multiaddr>,
     /// Delegated routers (Routing V1 over HTTP), by URL.
     pub router: Vec<String>,
-    /// `["default"]`: the public Amino bootstrappers; `["none"]`; or multiaddrs with /p2p.
-    pub bootstrap: Vec<String>,
+    /// `"default"`: the public Amino bootstrappers; `"none"`; or a list of multiaddrs with /p2p.
+    pub bootstrap: Bootstrap,
     /// Do not use the DHT.
     pub no_dht: bool,
     /// Do not look for peers on the local network.
@@ -68,7 +71,7 @@ pub struct Settings {
     /// Private and loopback ranges that routing results may name. Configured peers, routers and mDNS are exempt.
     pub allow_private: Vec<IpNet>,
     /// Resolver for /dnsaddr: `system`, `none`, or an address.
-    pub dns: String,
+    pub dns: Dns,
     /// Database URL: `sqlite://...` or `postgres://...`. Default: metrics.sqlite in the data directory. `none` keeps no records.
     pub database: Option<String>,
     /// How a retrieval chooses whom to ask: `optimized` or `standard`.
@@ -133,17 +136,17 @@ impl Default for Settings {
             admin: loopback(8090),
             tls_cert: None,
             tls_key: None,
-            listen: default_listen(),
+            listen: p2p::Config::default().listen,
             peer: Vec::new(),
             router: Vec::new(),
-            bootstrap: vec!["default".to_owned()],
+            bootstrap: Bootstrap::Default,
             no_dht: false,
             no_mdns: false,
             offline: false,
             dht_server: false,
             upnp: false,
             allow_private: Vec::new(),
-            dns: "system".to_owned(),
+            dns: Dns::System,
             database: None,
             policy: Policy::Optimized,
             compare_share: 0.0,
@@ -176,18 +179,6 @@ impl Default for Limits {
     }
 }
 
-fn default_listen() -> Vec<Multiaddr> {
-    use libp2p::multiaddr::Protocol;
-    let port = 4001;
-    [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)]
-        .into_iter()
-        .flat_map(|ip| {
-            let base = Multiaddr::empty().with(Protocol::from(ip));
-            [base.clone().with(Protocol::Tcp(port)), base.with(Protocol::Udp(port)).with(Protocol::QuicV1)]
-        })
-        .collect()
-}
-
 fn default_trusted() -> Vec<IpNet> {
     // Local invariant: prefix lengths 8 and 128 are valid for these families.
     [IpNet::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), IpNet::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 128)]
@@ -203,7 +194,7 @@ impl Settings {
             Some(path) => Self::read(path)?,
             None => Self::default(),
         };
-        overrides.apply(&mut settings);
+        overrides.apply(&mut settings)?;
         settings.check()?;
         Ok(settings)
     }

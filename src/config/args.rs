@@ -7,7 +7,8 @@ use clap::Args;
 use ipnet::IpNet;
 use libp2p::Multiaddr;
 
-use super::Settings;
+use super::{ConfigError, Settings};
+use crate::p2p::{Bootstrap, Dns};
 use crate::record::Policy;
 use crate::units::ByteSize;
 
@@ -58,7 +59,7 @@ pub struct Overrides {
     pub allow_private: Vec<IpNet>,
     /// Resolver for /dnsaddr: system, none, or an address [default: system]
     #[arg(long, env = "TIDEGATE_DNS", value_name = "ADDR|system|none")]
-    pub dns: Option<String>,
+    pub dns: Option<Dns>,
     /// sqlite:// or postgres:// URL, or none [default: metrics.sqlite in the data directory]
     #[arg(long, env = "TIDEGATE_DATABASE", value_name = "URL")]
     pub database: Option<String>,
@@ -87,7 +88,7 @@ pub struct Overrides {
 
 impl Overrides {
     /// Lays what was said over `settings`.
-    pub fn apply(&self, settings: &mut Settings) {
+    pub fn apply(&self, settings: &mut Settings) -> Result<(), ConfigError> {
         fn one<T: Clone>(said: &Option<T>, into: &mut T) {
             if let Some(value) = said {
                 *into = value.clone();
@@ -110,7 +111,9 @@ impl Overrides {
         list(&self.listen, &mut settings.listen);
         list(&self.peer, &mut settings.peer);
         list(&self.router, &mut settings.router);
-        list(&self.bootstrap, &mut settings.bootstrap);
+        if !self.bootstrap.is_empty() {
+            settings.bootstrap = bootstrap(&self.bootstrap)?;
+        }
         settings.no_dht |= self.no_dht;
         settings.no_mdns |= self.no_mdns;
         settings.offline |= self.offline;
@@ -126,5 +129,18 @@ impl Overrides {
         list(&self.subdomain_host, &mut settings.subdomain_host);
         one(&self.cache_memory, &mut settings.cache_memory);
         one(&self.cache_disk, &mut settings.cache_disk);
+        Ok(())
+    }
+}
+
+/// One word, or multiaddrs.
+fn bootstrap(said: &[String]) -> Result<Bootstrap, ConfigError> {
+    match said {
+        [word] if word == "default" => Ok(Bootstrap::Default),
+        [word] if word == "none" => Ok(Bootstrap::None),
+        list => {
+            let parse = |text: &String| text.parse().map_err(|_| ConfigError::Bootstrap(text.clone()));
+            list.iter().map(parse).collect::<Result<_, _>>().map(Bootstrap::List)
+        }
     }
 }
