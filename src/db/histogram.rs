@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn the_text_form_reads_back() {
         let mut histogram = Histogram::default();
-        [0, 3, 3, 900, 123_456_789].map(|us| histogram.record(Duration::from_micros(us)));
+        [0, 3, 3, 900, 123_456_789].into_iter().for_each(|us| histogram.record(Duration::from_micros(us)));
         assert_eq!(Histogram::decode(&histogram.encode()), histogram);
         assert_eq!(Histogram::decode(""), Histogram::default());
     }
