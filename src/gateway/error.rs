@@ -12,6 +12,7 @@ use super::format::FormatError;
 use crate::blockstore::StoreError;
 use crate::dag::{CarError, DirectoryError, ReadError, ResolveError, WalkError};
 use crate::ipld::path::PathError;
+use crate::ipld::unixfs::UnixFsError;
 use crate::ipld::{Cid, codec};
 use crate::record::{Outcome, Phase};
 use crate::retriever::FetchError;
@@ -42,6 +43,9 @@ pub enum GatewayError {
     /// A block that has no plain form here.
     #[error("{cid} is neither a file nor a directory (codec {codec:#x}): ask for it with format=raw or format=car")]
     NotUnixFs { cid: Cid, codec: u64 },
+    /// dag-pb that says it is UnixFS and is not.
+    #[error("{cid} is damaged: {error}")]
+    Malformed { cid: Cid, error: UnixFsError },
     #[error("no byte of the answer was ready after {seconds} s")]
     Slow { seconds: u64 },
     #[error("the server failed while it made the answer")]
@@ -122,6 +126,7 @@ impl GatewayError {
             }
             Self::Range { .. } => Fault::new(StatusCode::RANGE_NOT_SATISFIABLE, "bad_range"),
             Self::NotUnixFs { cid, .. } => Fault::new(StatusCode::NOT_ACCEPTABLE, "not_unixfs").of(cid),
+            Self::Malformed { cid, .. } => malformed().of(cid),
             Self::Slow { .. } => Fault::new(StatusCode::GATEWAY_TIMEOUT, "timeout")
                 .ended(Outcome::Timeout)
                 .retry(RETRY_UPSTREAM),
@@ -148,8 +153,8 @@ fn resolve(error: &ResolveError) -> Fault {
             Fault { segment: Some(segment.clone()), ..fault.of(cid) }
         }
         ResolveError::Fetch(error) => fetch(error),
-        ResolveError::Malformed { cid, .. } => malformed().of(cid),
-        ResolveError::Directory { error, .. } => directory(error),
+        ResolveError::Malformed(error) => directory(error),
+        ResolveError::NotACid { .. } => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),
         ResolveError::DepthLimit => malformed(),
     }
 }

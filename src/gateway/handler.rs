@@ -20,6 +20,7 @@ use super::{Gateway, headers, page, problem, respond};
 use crate::dag;
 use crate::ipld::Cid;
 use crate::ipld::path::{ContentPath, PathError};
+use crate::ipld::unixfs::UnixFsError;
 use crate::record::{Policy, SessionReport};
 use crate::retriever::{FetchError, Session, SessionOptions};
 
@@ -203,7 +204,10 @@ async fn answer(visit: &mut Visit<'_>) -> Result<Reply, GatewayError> {
                 respond::directory::respond(visit, &resolved).await
             }
             dag::NodeKind::Symlink { .. } => respond::file::symlink(visit, &resolved),
-            dag::NodeKind::Other { codec } => Err(GatewayError::NotUnixFs { cid: resolved.cid, codec: *codec }),
+            dag::NodeKind::Other { problem: Some(error), .. } if *error != UnixFsError::NoData => {
+                Err(GatewayError::Malformed { cid: resolved.cid, error: error.clone() })
+            }
+            dag::NodeKind::Other { codec, .. } => Err(GatewayError::NotUnixFs { cid: resolved.cid, codec: *codec }),
         },
     }
 }
@@ -383,7 +387,7 @@ fn not_local(error: &GatewayError) -> Option<Cid> {
     let fetch = match error {
         GatewayError::Fetch(error) => error,
         GatewayError::Resolve(dag::ResolveError::Fetch(error)) => error,
-        GatewayError::Resolve(dag::ResolveError::Directory { error: dag::DirectoryError::Fetch(error), .. }) => error,
+        GatewayError::Resolve(dag::ResolveError::Malformed(dag::DirectoryError::Fetch(error))) => error,
         GatewayError::Read(dag::ReadError::Fetch(error)) => error,
         GatewayError::Directory(dag::DirectoryError::Fetch(error)) => error,
         GatewayError::Car(dag::CarError::Walk(dag::WalkError::Fetch(error))) => error,
