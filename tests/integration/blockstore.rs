@@ -324,6 +324,7 @@ async fn opening_on_a_full_disk_goes_on_with_what_is_there() {
     let guard = store.hold().await;
     let pinned = store.pins().add(&guard, vec![Pin::new(*cached.cid(), PinKind::Direct)]).await;
     assert!(matches!(pinned, Err(StoreError::Full { .. })), "{pinned:?}");
+    drop(filler);
     fs::remove_file(disk.path().join("filler")).unwrap();
     store.put(vec![cached.clone()]).await.unwrap();
     assert_eq!(store.stats().store.blocks, Some(1));
@@ -333,20 +334,20 @@ async fn opening_on_a_full_disk_goes_on_with_what_is_there() {
 async fn a_read_only_disk_serves_and_says_so_when_written() {
     let Some(disk) = Tmpfs::new("size=64m") else { return };
     let kept = block(1, 50_000);
-    {
-        let store = open(disk.path(), &config()).await;
-        let guard = store.hold().await;
-        store.put(vec![kept.clone()]).await.unwrap();
-        store.pins().add(&guard, vec![Pin::new(*kept.cid(), PinKind::Recursive)]).await.unwrap();
-        drop(guard);
-        store.close().await.unwrap();
-        drop(store);
-    }
-    // foyer's files close in the background.
-    eventually("remounted", async || {
-        Command::new("mount").args(["-o", "remount,ro"]).arg(disk.path()).output().unwrap().status.success()
-    })
-    .await;
+    let (before, path) = (kept.clone(), disk.path().to_path_buf());
+    let writing = tokio::task::spawn_blocking(move || {
+        // A runtime of its own: foyer's tasks keep its files open until their runtime ends.
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let store = open(&path, &config()).await;
+            let guard = store.hold().await;
+            store.put(vec![before.clone()]).await.unwrap();
+            store.pins().add(&guard, vec![Pin::new(*before.cid(), PinKind::Recursive)]).await.unwrap();
+            drop(guard);
+            store.close().await.unwrap();
+        });
+    });
+    writing.await.unwrap();
+    disk.remount("remount,ro");
     let lock = DataDirLock::acquire(disk.path()).unwrap();
     assert!(matches!(DataDirLock::acquire(disk.path()), Err(StoreError::Locked { .. })));
     let store = open(disk.path(), &config()).await;
