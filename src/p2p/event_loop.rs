@@ -121,6 +121,7 @@ impl EventLoop {
     pub async fn listen(&mut self, addrs: &[Multiaddr]) -> Result<(), NodeError> {
         let mut waiting = HashMap::new();
         for addr in addrs {
+            free(addr).map_err(|error| NodeError::Listen { address: addr.clone(), reason: error.to_string() })?;
             match self.swarm.listen_on(addr.clone()) {
                 Ok(id) => _ = waiting.insert(id, addr.clone()),
                 // A machine without IPv6 is no reason not to start.
@@ -601,6 +602,24 @@ fn io_kind(error: &std::io::Error) -> Option<std::io::ErrorKind> {
         source = error.source();
     }
     Some(kind)
+}
+
+/// libp2p binds TCP with SO_REUSEPORT, so a second node on the same port would take half of the first one's
+/// connections instead of failing. A plain bind tells. (`[::]` is left out: it would meet our own IPv4 listener.)
+fn free(addr: &Multiaddr) -> std::io::Result<()> {
+    let mut parts = addr.iter();
+    let ip: std::net::IpAddr = match parts.next() {
+        Some(Protocol::Ip4(ip)) => ip.into(),
+        Some(Protocol::Ip6(ip)) if !ip.is_unspecified() => ip.into(),
+        _ => return Ok(()),
+    };
+    match parts.next() {
+        Some(Protocol::Tcp(port)) if port != 0 => match std::net::TcpListener::bind((ip, port)) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(error),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
 }
 
 fn listen_error(addr: &Multiaddr, error: TransportError<std::io::Error>) -> NodeError {
