@@ -196,19 +196,19 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     let (s, b, p) = (0..4u64, 0..12usize, 0..4usize);
     prop_oneof![
-        (s.clone(), any::<bool>()).prop_map(|(s, o)| Op::Open(s, o)),
-        s.clone().prop_map(Op::Close),
+        1 => (s.clone(), any::<bool>()).prop_map(|(s, o)| Op::Open(s, o)),
+        1 => s.clone().prop_map(Op::Close),
         4 => (s.clone(), b.clone(), any::<bool>()).prop_map(|(s, b, u)| Op::Want(s, b, u)),
-        (s.clone(), b.clone()).prop_map(|(s, b)| Op::Unwant(s, b)),
-        (s, b.clone()).prop_map(|(s, b)| Op::Demote(s, b)),
+        1 => (s.clone(), b.clone()).prop_map(|(s, b)| Op::Unwant(s, b)),
+        1 => (s, b.clone()).prop_map(|(s, b)| Op::Demote(s, b)),
         2 => p.clone().prop_map(Op::Connect),
-        p.clone().prop_map(Op::Disconnect),
+        1 => p.clone().prop_map(Op::Disconnect),
         2 => (p.clone(), b.clone()).prop_map(|(p, b)| Op::Have(p, b)),
         2 => (p.clone(), b.clone()).prop_map(|(p, b)| Op::DontHave(p, b)),
         4 => (p.clone(), b.clone()).prop_map(|(p, b)| Op::Block(p, b)),
-        p.clone().prop_map(Op::Invalid),
-        p.clone().prop_map(Op::Progress),
-        (p, b).prop_map(|(p, b)| Op::SendFailed(p, b)),
+        1 => p.clone().prop_map(Op::Invalid),
+        1 => p.clone().prop_map(Op::Progress),
+        1 => (p, b).prop_map(|(p, b)| Op::SendFailed(p, b)),
         3 => (1..3_000u64).prop_map(Op::Wait),
     ]
 }

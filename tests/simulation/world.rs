@@ -212,6 +212,7 @@ impl World {
         if self.check {
             self.scheduler.check_invariants();
         }
+        let acted = !actions.is_empty();
         for action in actions {
             self.act(action);
         }
@@ -220,7 +221,7 @@ impl World {
         let next = match (happening, deadline) {
             (Some(a), Some(b)) => a.min(b),
             (Some(a), None) | (None, Some(a)) => a,
-            (None, None) => return false,
+            (None, None) => return acted,
         };
         self.now = self.now.max(next);
         while self.happenings.peek().is_some_and(|Reverse((at, _))| *at <= self.now) {
