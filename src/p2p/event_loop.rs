@@ -186,7 +186,7 @@ impl EventLoop {
                     }
                 }
                 () = shared.announce.notified() => self.announce(),
-                command = self.commands.recv() => match command {
+                command = self.commands.recv(), if self.events.len() < MAX_PENDING_EVENTS => match command {
                     Some(Command::Shutdown) | None => break,
                     Some(command) => self.on_command(command),
                 },
@@ -341,6 +341,7 @@ impl EventLoop {
         self.metrics.peers.set(self.swarm.network_info().num_peers() as i64);
         self.metrics.exchange_peers.set(self.swarm.behaviour().bitswap.ready().count() as i64);
         self.metrics.address_book.set(self.book.len() as i64);
+        self.shared.metrics.outstanding.set(self.shared.server.outstanding() as i64);
     }
 
     fn finish_query(&mut self, id: &QueryId) {

@@ -1,5 +1,7 @@
 //! Two of our nodes, and hostile peers, over real loopback connections.
 
+mod hostile;
+
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
@@ -283,7 +285,8 @@ async fn an_offline_node_listens_nowhere_and_dials_nobody() {
     let mut a = TestNode::start_with(Config { offline: true, ..Config::loopback() }).await;
     assert!(a.client.listen_addrs().is_empty());
     a.client.connect(b.id(), vec![b.addr("/tcp/")], true);
-    let error = a.until(|event| if let ExchangeEvent::ConnectFailed { error, .. } = event { Some(error) } else { None });
+    let error =
+        a.until(|event| if let ExchangeEvent::ConnectFailed { error, .. } = event { Some(error) } else { None });
     assert_eq!(error.await, ConnectError::Offline);
     a.stop().await;
     b.stop().await;
