@@ -19,7 +19,9 @@ const SET_E: &[(f64, u64)] = &[(50.0, 40); 4];
 /// Fetches twice over the same connections; the second, with known rates, is the measured one (RETRIEVAL.md §5.2).
 fn warm_run(links: &[(f64, u64)], leaves: usize) -> (World, f64) {
     let mut world = World::new(7);
-    links.iter().for_each(|(mbit, rtt)| drop(world.peer(Manner::Honest, *mbit, *rtt, true)));
+    links.iter().for_each(|(mbit, rtt)| {
+        world.peer(Manner::Honest, *mbit, *rtt, true);
+    });
     let mut factor = 0.0;
     for run in 0..2 {
         let blocks = file(leaves + 1, LEAF, run);
@@ -49,14 +51,16 @@ fn four_equal_peers_are_all_used() {
     let (world, factor) = warm_run(SET_E, 80);
     assert!(factor < 1.25, "{factor:.3} of the bound");
     assert!(world.duplicate_share() <= 0.05, "{:.3}", world.duplicate_share());
-    let (most, least) = (world.peers.iter().map(|p| p.sent).max().unwrap(), world.peers.iter().map(|p| p.sent).min().unwrap());
+    let (most, least) =
+        (world.peers.iter().map(|p| p.sent).max().unwrap(), world.peers.iter().map(|p| p.sent).min().unwrap());
     assert!(least * 2 >= most, "no peer gets under half its share: {least} of {most}");
 }
 
 #[test]
 fn four_unequal_peers_come_near_the_bound() {
     let (world, factor) = warm_run(SET_D, 80);
-    assert!(factor < 1.25, "{factor:.3} of the bound");
+    let shares: Vec<u64> = world.peers.iter().map(|p| p.blocks).collect();
+    assert!(factor < 1.25, "{factor:.3} of the bound: {shares:?} {:?}", world.scheduler.tally());
     assert!(world.duplicate_share() <= 0.05, "{:.3}", world.duplicate_share());
 }
 
@@ -78,7 +82,9 @@ fn a_silent_peer_costs_its_window_and_the_patience_for_it() {
 #[test]
 fn nothing_is_asked_of_a_corrupt_peer_after_its_first_wrong_block() {
     let mut world = World::new(4);
-    SET_D[1..].iter().for_each(|(mbit, rtt)| drop(world.peer(Manner::Honest, *mbit, *rtt, true)));
+    SET_D[1..].iter().for_each(|(mbit, rtt)| {
+        world.peer(Manner::Honest, *mbit, *rtt, true);
+    });
     let corrupt = world.peer(Manner::Corrupt, 100.0, 20, true);
     let blocks = file(80, LEAF, 1);
     world.add(&blocks);
@@ -95,7 +101,9 @@ fn nothing_is_asked_of_a_corrupt_peer_after_its_first_wrong_block() {
 fn liars_stallers_and_dead_peers_beside_good_ones_cost_little() {
     let run = |adversaries: bool| {
         let mut world = World::new(5);
-        SET_D.iter().for_each(|(mbit, rtt)| drop(world.peer(Manner::Honest, *mbit, *rtt, true)));
+        SET_D.iter().for_each(|(mbit, rtt)| {
+            world.peer(Manner::Honest, *mbit, *rtt, true);
+        });
         if adversaries {
             world.peer(Manner::Liar, 100.0, 5, true);
             world.peer(Manner::Staller(65_536), 100.0, 10, true);
@@ -115,7 +123,9 @@ fn liars_stallers_and_dead_peers_beside_good_ones_cost_little() {
 fn a_peer_that_degrades_is_relieved() {
     let mut world = World::new(6);
     world.peer(Manner::Degrader(6_000_000, 2.0), 100.0, 20, true);
-    SET_D[1..].iter().for_each(|(mbit, rtt)| drop(world.peer(Manner::Honest, *mbit, *rtt, true)));
+    SET_D[1..].iter().for_each(|(mbit, rtt)| {
+        world.peer(Manner::Honest, *mbit, *rtt, true);
+    });
     let blocks = file(76, LEAF, 1);
     world.add(&blocks);
     let session = world.open(1, &blocks[0], Policy::Optimized);
@@ -169,7 +179,9 @@ fn concurrent_downloads_share_a_peer() {
         assert!(world.turn() && world.now < MINUTE);
     }
     let ends: Vec<f64> = (0..4)
-        .map(|k| world.delivered.iter().filter(|((s, _), _)| s.0 == k).map(|(_, at)| at.as_secs_f64()).fold(0.0, f64::max))
+        .map(|k| {
+            world.delivered.iter().filter(|((s, _), _)| s.0 == k).map(|(_, at)| at.as_secs_f64()).fold(0.0, f64::max)
+        })
         .collect();
     let jain = ends.iter().sum::<f64>().powi(2) / (4.0 * ends.iter().map(|t| t * t).sum::<f64>());
     assert!(jain > 0.95, "{jain:.3} of {ends:?}");
@@ -219,7 +231,7 @@ proptest! {
     #[test]
     fn books_balance_and_every_want_ends_whatever_the_order_of_events(ops in proptest::collection::vec(op(), 1..120)) {
         let blocks = file(12, 600, 1);
-        let world = { let mut w = World::new(1); (0..4).for_each(|_| drop(w.peer(Manner::Honest, 10.0, 10, false))); w };
+        let world = { let mut w = World::new(1); (0..4).for_each(|_| { w.peer(Manner::Honest, 10.0, 10, false); }); w };
         let ids: Vec<_> = world.peers.iter().map(|p| p.id).collect();
         let mut scheduler = Scheduler::new(Tuning { timeout: Duration::from_secs(5), ..Tuning::default() });
         let mut now = Duration::ZERO;

@@ -312,7 +312,9 @@ impl World {
                     let event = match (want.kind, self.content.contains_key(&cid)) {
                         (_, false) => ExchangeEvent::DontHave { peer: id, cid },
                         (WantKind::Have, true) => ExchangeEvent::Have { peer: id, cid },
-                        (WantKind::Block, true) if peer.manner == Manner::Liar => ExchangeEvent::DontHave { peer: id, cid },
+                        (WantKind::Block, true) if peer.manner == Manner::Liar => {
+                            ExchangeEvent::DontHave { peer: id, cid }
+                        }
                         (WantKind::Block, true) => {
                             peer.queue.push(want);
                             continue;
