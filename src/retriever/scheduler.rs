@@ -348,7 +348,7 @@ impl Scheduler {
     }
 
     /// What tests check after every step: each want is where it says it is, and counts agree.
-    #[cfg(any(test, feature = "test-util"))]
+    #[doc(hidden)]
     pub fn check_invariants(&self) {
         for (id, peer) in &self.peers {
             let blocks = peer.outstanding.values().filter(|asked| asked.kind == WantKind::Block);

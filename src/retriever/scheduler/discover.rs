@@ -191,7 +191,7 @@ impl Scheduler {
         }
         let open = self.wants.get(&want).is_some_and(|s| !s.asked.contains(&peer) && !s.excluded.contains_key(&peer));
         if open {
-            self.ask(want, peer, WantKind::Have, false, now);
+            self.ask(want, peer, WantKind::Have, now);
         }
     }
 }

@@ -52,7 +52,6 @@ pub struct Asked {
     pub at: Time,
     pub bytes: u64,
     pub mark: Mark,
-    pub hedge: bool,
     /// When it was expected, when it was asked.
     pub expected: Duration,
 }
@@ -159,7 +158,7 @@ impl Recent {
         self.known.get(key).copied()
     }
 
-    #[cfg(any(test, feature = "test-util"))]
+    #[doc(hidden)]
     pub fn len(&self) -> usize {
         self.order.len()
     }
