@@ -1,12 +1,106 @@
 //! L3: whom to ask, how much, when to hedge, what a peer is worth.
+//!
+//! A [`Session`] looks into the local tiers itself; what is not there it asks of the engine, one task that owns the
+//! [`scheduler`] (a state machine without I/O) and carries out what it decides.
 
-use std::sync::Arc;
+mod engine;
+pub mod ledger;
+mod local;
+mod metrics;
+mod rate;
+mod report;
+pub mod scheduler;
+mod session;
+pub mod step;
 
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
 
-use crate::blockstore::Blockstore;
+use crate::blockstore::{Blockstore, Hit, StoreError, Tier};
+use crate::exchange::Exchange;
 use crate::ipld::{Block, Cid};
-use crate::record::{Phase, Policy, SessionReport};
+use crate::record::{Phase, Policy, RetrievalEvent, Transport};
+use crate::routing::ContentRouter;
+use crate::supervisor::Supervisor;
+use crate::telemetry::Metrics;
+use crate::units::ByteSize;
+
+pub use scheduler::{SessionId, Tally as Totals};
+pub use session::Session;
+
+use engine::Engine;
+use metrics::RetrieverMetrics;
+use scheduler::{Scheduler, Tuning};
+use session::{Mailbox, Shared};
+use step::Step;
+
+/// Blocks that the standard policy asks for ahead (go-ipld-format: preloadSize).
+pub const STANDARD_READ_AHEAD: usize = 10;
+/// Live events that a slow reader of them may fall behind by; older ones are lost to it.
+const LIVE_EVENTS: usize = 1_024;
+
+/// The retriever's part of the configuration.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Which policy requests use that do not choose: `optimized` or `standard`. Default: optimized.
+    pub policy: Policy,
+    /// Share, 0 to 1, of requests that run the other policy's `standard` for comparison. Default: 0, none.
+    pub compare_share: f64,
+    /// Longest wait for the first byte and between bytes before a fetch fails (504). Default: 30s. Raise it for
+    /// providers that first fetch from tape; 0 fails at once what is not local.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Bytes that all sessions together may have asked for ahead of their readers. Default: 64MiB. Raise it for long
+    /// fat links; a session always has room for two blocks, also at 0.
+    pub reorder_budget: ByteSize,
+    /// The most of that budget that one session may use. Default: 32MiB.
+    pub session_read_ahead: ByteSize,
+    /// Peers that one session considers. Default: 128.
+    pub max_peers_per_session: usize,
+    /// Connected peers that one session asks whether they have its content. Default: 32; 0 asks none but the best.
+    pub broadcast: usize,
+    /// Dials that one session has under way. Default: 8.
+    pub max_dials_per_session: usize,
+    /// Dials that all sessions have under way. Default: 64.
+    pub max_dials: usize,
+    /// Searches for providers that run at once; more wait their turn, so that routing never crowds out transfers.
+    /// Default: 32.
+    pub max_searches: usize,
+    /// Peers whose figures are remembered. Default: 4096.
+    pub ledger_peers: usize,
+    /// Share, 0 to 1, of received bytes that may be received twice for hedging. Default: 0.04. 0 leaves one block a
+    /// session.
+    pub duplicate_share: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let tuning = Tuning::default();
+        Self {
+            policy: Policy::Optimized,
+            compare_share: 0.0,
+            timeout: tuning.timeout,
+            reorder_budget: ByteSize::mib(64),
+            session_read_ahead: ByteSize::mib(32),
+            max_peers_per_session: tuning.max_candidates,
+            broadcast: tuning.broadcast,
+            max_dials_per_session: tuning.session_dials,
+            max_dials: tuning.total_dials,
+            max_searches: tuning.searches,
+            ledger_peers: tuning.ledger_peers,
+            duplicate_share: tuning.duplicate_share,
+        }
+    }
+}
 
 /// Why a block could not be had.
 #[derive(Debug, Clone, Error)]
@@ -16,7 +110,7 @@ pub enum FetchError {
     NotFound { cid: Cid, phase: Phase, providers_found: u32, providers_tried: u32 },
     /// No progress for the retrieval timeout.
     #[error("no progress on {cid} for {waited:?} ({providers_found} found, {providers_tried} tried, in {phase})")]
-    Timeout { cid: Cid, phase: Phase, providers_found: u32, providers_tried: u32, waited: std::time::Duration },
+    Timeout { cid: Cid, phase: Phase, providers_found: u32, providers_tried: u32, waited: Duration },
     /// The session is local only and the block is not here.
     #[error("{cid} is not in the local store")]
     NotLocal { cid: Cid },
@@ -27,7 +121,7 @@ pub enum FetchError {
     #[error("the server is stopping")]
     Stopping,
     #[error("local store: {0}")]
-    Store(Arc<crate::blockstore::StoreError>),
+    Store(Arc<StoreError>),
 }
 
 /// What a request may choose.
@@ -46,53 +140,193 @@ pub struct Hint {
     pub size: Option<u64>,
 }
 
+/// The tiers of this machine, nearest first.
+#[async_trait]
+pub trait LocalBlocks: Send + Sync + 'static {
+    /// The block if it is in memory. Takes no lock for long and never waits.
+    fn peek(&self, cid: &Cid) -> Option<Block>;
+
+    /// The block from memory, the durable store or the disk cache.
+    async fn lookup(&self, cid: &Cid) -> Result<Option<Hit>, StoreError>;
+
+    /// Keeps a block that came from the network, if there is room. Returns at once.
+    fn cache(&self, block: &Block);
+}
+
+/// One peer as the retriever sees it now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerSnapshot {
+    pub peer: PeerId,
+    /// `None` when it is not connected.
+    pub transport: Option<Transport>,
+    /// The smallest round trip measured.
+    pub rtt: Option<Duration>,
+    /// Delivery rate of this connection, windowed maximum, bytes a second.
+    pub rate: Option<f64>,
+    /// The highest rate remembered, decayed, bytes a second.
+    pub max_rate: Option<f64>,
+    /// Wants and questions outstanding.
+    pub outstanding: usize,
+    /// Believed bytes of the blocks among them.
+    pub outstanding_bytes: u64,
+    /// It has work and sends nothing.
+    pub stalled: bool,
+    /// Payload bytes and blocks that it delivered.
+    pub bytes: u64,
+    pub blocks: u64,
+    pub failures: u64,
+    /// Wrong blocks, halved every hour.
+    pub strikes: f64,
+}
+
+/// A step of some session, for pages that follow along.
+#[derive(Debug, Clone)]
+pub struct LiveEvent {
+    pub session: SessionId,
+    pub root: Cid,
+    pub event: RetrievalEvent,
+}
+
 /// Gets blocks. Cheap to clone.
 #[derive(Clone)]
 pub struct Retriever {
-    store: Arc<dyn Blockstore>,
+    core: Arc<Core>,
+}
+
+/// What the retriever's sessions and its engine share.
+struct Core {
+    blocks: Arc<dyn LocalBlocks>,
+    scheduler: Mutex<Scheduler>,
+    /// `None`: no network.
+    mailbox: Option<Arc<Mailbox>>,
+    metrics: RetrieverMetrics,
+    supervisor: Supervisor,
+    live: broadcast::Sender<LiveEvent>,
+    epoch: Instant,
+    policy: Policy,
+    compare_share: f64,
+    budget: u64,
+    read_ahead: u64,
+    active: AtomicUsize,
+    next_session: AtomicU64,
 }
 
 impl Retriever {
     /// A retriever without a network: what is not in `store` is not found.
     pub fn local(store: Arc<dyn Blockstore>) -> Self {
-        Self { store }
+        let blocks = Arc::new(StoreOnly(store));
+        Self::new(&Config::default(), blocks, None, Vec::new(), &Metrics::new(), &Supervisor::new())
     }
 
-    pub fn session(&self, _root: Cid, _options: SessionOptions) -> Session {
-        Session { store: self.store.clone() }
-    }
-}
-
-/// One user request's fetch. Cheap to clone; the session ends when the last clone is dropped, and takes its wants back.
-#[derive(Clone)]
-pub struct Session {
-    store: Arc<dyn Blockstore>,
-}
-
-impl Session {
-    /// The block, from the nearest tier or the network; joins a fetch of the same CID that is under way.
-    ///
-    /// Cancel safe: dropping the future takes the want back unless somebody else waits for it.
-    pub async fn fetch(&self, cid: &Cid) -> Result<Block, FetchError> {
-        if let Some(block) = Block::from_identity(cid) {
-            return Ok(block);
+    /// Starts the engine under `supervisor` when there is an exchange.
+    pub fn new(
+        config: &Config,
+        blocks: Arc<dyn LocalBlocks>,
+        exchange: Option<Arc<dyn Exchange>>,
+        routers: Vec<Arc<dyn ContentRouter>>,
+        metrics: &Metrics,
+        supervisor: &Supervisor,
+    ) -> Self {
+        let tuning = Tuning {
+            timeout: config.timeout,
+            max_candidates: config.max_peers_per_session.max(1),
+            session_dials: config.max_dials_per_session.max(1),
+            total_dials: config.max_dials.max(1),
+            searches: config.max_searches.max(1),
+            ledger_peers: config.ledger_peers,
+            broadcast: config.broadcast,
+            duplicate_share: config.duplicate_share.clamp(0.0, 1.0),
+        };
+        let mailbox = exchange.is_some().then(|| Arc::new(Mailbox::default()));
+        let core = Arc::new(Core {
+            blocks,
+            scheduler: Mutex::new(Scheduler::new(tuning)),
+            mailbox: mailbox.clone(),
+            metrics: RetrieverMetrics::new(metrics),
+            supervisor: supervisor.clone(),
+            live: broadcast::channel(LIVE_EVENTS).0,
+            epoch: Instant::now(),
+            policy: config.policy,
+            compare_share: config.compare_share.clamp(0.0, 1.0),
+            budget: config.reorder_budget.0,
+            read_ahead: config.session_read_ahead.0,
+            active: AtomicUsize::new(0),
+            next_session: AtomicU64::new(1),
+        });
+        if let (Some(exchange), Some(mailbox)) = (exchange, mailbox) {
+            let engine = Engine::new(core.clone(), mailbox, exchange, routers, supervisor.token());
+            supervisor.spawn("retriever", engine.run());
         }
-        let found = self.store.get(cid).await.map_err(|error| FetchError::Store(Arc::new(error)))?;
-        found.ok_or(FetchError::NotLocal { cid: *cid })
+        Self { core }
     }
 
-    /// Asks for blocks ahead of the reader, in this order of urgency. Does nothing for those that are local or asked
-    /// for already. The caller keeps within [`Session::read_ahead`]. Fetched blocks wait in the session for `fetch`.
-    pub fn prefetch(&self, _hints: impl IntoIterator<Item = Hint>) {}
-
-    /// Bytes that the reader may have asked for and not yet consumed: this session's share of the process-wide reorder
-    /// budget, at least two blocks.
-    pub fn read_ahead(&self) -> u64 {
-        4 << 20
+    /// Begins a user request's fetch of what is under `root`. Costs nothing until the first block that is not local.
+    pub fn session(&self, root: Cid, options: SessionOptions) -> Session {
+        let compared = self.core.compare_share > 0.0 && rand::random::<f64>() < self.core.compare_share;
+        let policy = options.policy.unwrap_or(if compared { Policy::Standard } else { self.core.policy });
+        Session::new(self.core.clone(), root, policy, options.local_only)
     }
 
-    /// What has been measured so far.
-    pub fn report(&self) -> SessionReport {
-        unimplemented!("written by the retriever")
+    /// Sessions that ask the network now.
+    pub fn active_sessions(&self) -> usize {
+        self.core.active.load(Ordering::Relaxed)
     }
+
+    /// Connected peers and those remembered, connected first, then by bytes delivered.
+    pub fn peers(&self) -> Vec<PeerSnapshot> {
+        let now = Instant::now().saturating_duration_since(self.core.epoch);
+        self.core.scheduler().snapshot(now)
+    }
+
+    /// Exact counts since the start.
+    pub fn totals(&self) -> Totals {
+        self.core.scheduler().tally()
+    }
+
+    /// Steps of all sessions as they happen. A reader that falls behind by 1,024 loses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<LiveEvent> {
+        self.core.live.subscribe()
+    }
+}
+
+impl Core {
+    fn scheduler(&self) -> MutexGuard<'_, Scheduler> {
+        self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, shared: &Shared, step: &Step) {
+        self.note_at(shared, Instant::now(), step);
+    }
+
+    fn note_at(&self, shared: &Shared, at: Instant, step: &Step) {
+        let event = shared.step(at.saturating_duration_since(shared.started), step);
+        if let Some(event) = event
+            && self.live.receiver_count() > 0
+        {
+            let _ = self.live.send(LiveEvent { session: shared.id, root: shared.root, event });
+        }
+    }
+
+    fn publish(&self) {
+        let scheduler = self.scheduler();
+        let (tally, evicted, load) = (scheduler.tally(), scheduler.ledger().evicted(), scheduler.load());
+        drop(scheduler);
+        self.metrics.publish(&tally, evicted, load);
+    }
+}
+
+/// A plain store as the only tier; nothing that comes from the network is kept.
+struct StoreOnly(Arc<dyn Blockstore>);
+
+#[async_trait]
+impl LocalBlocks for StoreOnly {
+    fn peek(&self, _: &Cid) -> Option<Block> {
+        None
+    }
+
+    async fn lookup(&self, cid: &Cid) -> Result<Option<Hit>, StoreError> {
+        Ok(self.0.get(cid).await?.map(|block| Hit { block, tier: Tier::Store }))
+    }
+
+    fn cache(&self, _: &Block) {}
 }

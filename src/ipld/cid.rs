@@ -39,6 +39,23 @@ pub fn parse(text: &str) -> Result<Cid, CidError> {
     Ok(cid)
 }
 
+/// Reads a CID that fills `bytes` exactly.
+pub fn from_bytes(bytes: &[u8]) -> Result<Cid, CidError> {
+    let (cid, used) = read_prefix(bytes)?;
+    if used != bytes.len() {
+        return Err(CidError::Syntax(format!("{} bytes after it", bytes.len() - used)));
+    }
+    Ok(cid)
+}
+
+/// Reads the CID at the start of `bytes`, and says how many bytes it takes.
+pub fn read_prefix(bytes: &[u8]) -> Result<(Cid, usize), CidError> {
+    let mut rest = bytes;
+    let cid = Cid::read_bytes(&mut rest).map_err(|e| CidError::Syntax(e.to_string()))?;
+    check(&cid)?;
+    Ok((cid, bytes.len() - rest.len()))
+}
+
 /// Checks the limits that hold for a CID from any source.
 pub fn check(cid: &Cid) -> Result<(), CidError> {
     let digest = cid.hash().digest().len();

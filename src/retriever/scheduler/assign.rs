@@ -1,0 +1,417 @@
+//! Earliest completion first: which peer is asked for which block, and when one waits rather than ask a slow peer.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::time::Duration;
+
+use libp2p::PeerId;
+
+use super::super::step::Step;
+use super::peer::Asked;
+use super::session::{Has, Link};
+use super::{Exclusion, Scheduler, SessionId, Time, WantId};
+use crate::exchange::{MAX_WANTS_PER_PEER, Want, WantKind};
+use crate::record::Policy;
+use crate::routing::RouterKind;
+
+/// The rate that a peer is given the benefit of while none of the session's is known, bytes a second.
+const UNKNOWN_RATE: f64 = 4e6;
+/// Wants looked at for one session in one round.
+const MAX_PLAN: usize = 1_024;
+/// Wants that wait for a peer with a full window before planning stops.
+const MAX_HELD: usize = 256;
+/// Blocks that the standard policy asks for ahead (go-ipld-format: preloadSize).
+pub const STANDARD_READ_AHEAD: usize = 10;
+/// Blocks of one session that are looked for among connected peers at once.
+const MAX_DISCOVERIES: usize = 16;
+/// Another peer takes over only if it would be done in this share of the owner's remaining time.
+const WORTH_MOVING: f64 = 0.7;
+/// Blocks moved in one round.
+const MAX_MOVES: usize = 64;
+/// Kept free at each peer, for what becomes urgent.
+const SPARE_WANTS: usize = 16;
+
+/// A peer as the plan sees it.
+#[derive(Debug, Clone, Copy)]
+struct Lane {
+    rtt: f64,
+    rate: f64,
+    window: u64,
+    /// What is outstanding.
+    sent: u64,
+    wants: usize,
+    /// Outstanding and planned.
+    planned: f64,
+}
+
+impl Lane {
+    fn done_after(&self, size: u64) -> f64 {
+        self.rtt + (self.planned + size as f64) / self.rate
+    }
+
+    fn has_room(&self, size: u64, alone: bool) -> bool {
+        self.wants + SPARE_WANTS < MAX_WANTS_PER_PEER && (alone || self.sent == 0 || self.sent + size <= self.window)
+    }
+}
+
+impl Scheduler {
+    /// Gives work to peers, for all sessions that something changed for.
+    pub(super) fn pump(&mut self, now: Time) {
+        let dirty: Vec<SessionId> = std::mem::take(&mut self.dirty).into_iter().collect();
+        let mut optimized = Vec::new();
+        for id in dirty {
+            let Some(session) = self.sessions.get(&id) else { continue };
+            match session.policy {
+                Policy::Optimized => {
+                    self.dial(id, now);
+                    optimized.push(id);
+                }
+                Policy::Standard => {
+                    self.dial(id, now);
+                    self.assign_standard(id, now);
+                    self.give_up(id);
+                }
+            }
+        }
+        self.assign(&optimized, now);
+        for id in optimized {
+            self.probe(id, now);
+            self.rebalance(id, now);
+            self.give_up(id);
+        }
+        // What gave_up or moved has touched is looked at on the next input or tick.
+    }
+
+    fn assign(&mut self, sessions: &[SessionId], now: Time) {
+        let mut lanes: BTreeMap<PeerId, Lane> = BTreeMap::new();
+        let mut plans: BTreeMap<SessionId, (std::vec::IntoIter<(bool, u64, WantId)>, Vec<PeerId>)> = BTreeMap::new();
+        let mut heap = BinaryHeap::new();
+        for id in sessions {
+            let Some(session) = self.sessions.get(id) else { continue };
+            if session.queue.is_empty() {
+                continue;
+            }
+            let able = self.able(*id, now);
+            self.lanes(&able, now, &mut lanes);
+            let queue: Vec<_> = session.queue.iter().take(MAX_PLAN).copied().collect();
+            heap.push(Reverse((queue.first().is_none_or(|q| q.0), session.in_flight, *id)));
+            plans.insert(*id, (queue.into_iter(), able));
+        }
+        let (mut held, mut discoveries) = (BTreeMap::<SessionId, usize>::new(), BTreeMap::<SessionId, usize>::new());
+        // One want of each session in turn, the session with the least under way first; a waiting reader before all.
+        while let Some(Reverse((_, flying, id))) = heap.pop() {
+            let Some((queue, able)) = plans.get_mut(&id) else { continue };
+            let Some((_, _, want)) = queue.next() else { continue };
+            let next_class = queue.as_slice().first().is_none_or(|q| q.0);
+            let able = able.clone();
+            let Some(state) = self.wants.get(&want) else { continue };
+            if state.block_asks > 0 {
+                heap.push(Reverse((next_class, flying, id)));
+                continue;
+            }
+            let size = state.size;
+            let free: Vec<PeerId> = able.iter().filter(|peer| !state.excluded.contains_key(*peer)).copied().collect();
+            let best = free
+                .iter()
+                .filter_map(|peer| Some((lanes.get(peer)?.done_after(size), *peer)))
+                .min_by(|a, b| a.0.total_cmp(&b.0));
+            let Some((eta, peer)) = best else {
+                let tried = discoveries.entry(id).or_default();
+                *tried += 1;
+                if *tried <= MAX_DISCOVERIES {
+                    self.discover(id, want, now);
+                    heap.push(Reverse((next_class, flying, id)));
+                }
+                continue;
+            };
+            let Some(lane) = lanes.get_mut(&peer) else { continue };
+            lane.planned += size as f64;
+            if lane.has_room(size, free.len() == 1) {
+                lane.sent += size;
+                lane.wants += 1;
+                self.ask_expecting(want, peer, WantKind::Block, false, Duration::from_secs_f64(eta.min(3600.0)), now);
+            } else {
+                let held = held.entry(id).or_default();
+                *held += 1;
+                if *held >= MAX_HELD {
+                    continue;
+                }
+            }
+            heap.push(Reverse((next_class, flying + 1, id)));
+        }
+    }
+
+    /// Peers that have the session's content and answer: those with a clean record, or else those without.
+    fn able(&self, id: SessionId, now: Time) -> Vec<PeerId> {
+        let Some(session) = self.sessions.get(&id) else { return Vec::new() };
+        let able: Vec<PeerId> = session
+            .candidates
+            .iter()
+            .filter(|(peer, c)| c.usable() && c.has > Has::Unknown && self.peers.get(peer).is_some_and(|p| !p.stalled))
+            .map(|(peer, _)| *peer)
+            .collect();
+        let clean: Vec<PeerId> = able.iter().filter(|peer| !self.ledger.is_struck(peer, now)).copied().collect();
+        if clean.is_empty() { able } else { clean }
+    }
+
+    fn lanes(&self, able: &[PeerId], now: Time, lanes: &mut BTreeMap<PeerId, Lane>) {
+        let known: Vec<f64> = able.iter().filter_map(|peer| self.peers.get(peer)?.rate_now(now)).collect();
+        let mean = if known.is_empty() { UNKNOWN_RATE } else { known.iter().sum::<f64>() / known.len() as f64 };
+        for id in able {
+            let Some(peer) = self.peers.get(id) else { continue };
+            lanes.entry(*id).or_insert(Lane {
+                rtt: peer.rtt().as_secs_f64(),
+                rate: peer.rate_now(now).unwrap_or(mean).max(1.0),
+                window: peer.window(),
+                sent: peer.outstanding_bytes,
+                wants: peer.outstanding.len(),
+                planned: peer.outstanding_bytes as f64,
+            });
+        }
+    }
+
+    /// Nobody is known to have this block: ask the likeliest peer for it and the others whether they have it; when
+    /// all have been asked, go back to those that fell silent.
+    fn discover(&mut self, id: SessionId, want: WantId, now: Time) {
+        let (Some(session), Some(state)) = (self.sessions.get(&id), self.wants.get(&want)) else { return };
+        let mut open: Vec<(bool, (bool, RouterKind, Duration), PeerId)> = session
+            .candidates
+            .iter()
+            .filter(|(peer, c)| c.usable() && !state.excluded.contains_key(*peer) && self.peers.get(peer).is_some_and(|p| !p.stalled))
+            .map(|(peer, c)| {
+                (state.asked.contains(peer), (self.ledger.is_struck(peer, now), c.source, self.rtt_of(peer)), *peer)
+            })
+            .collect();
+        open.sort_by_key(|a| a.1);
+        if let Some((_, _, best)) = open.first().copied() {
+            self.ask(want, best, WantKind::Block, false, now);
+            let rest: Vec<PeerId> = open[1..].iter().filter(|o| !o.0).map(|o| o.2).take(self.tuning.broadcast).collect();
+            for peer in rest {
+                self.inquire(id, want, peer, now);
+            }
+            return;
+        }
+        let last_resort = session
+            .candidates
+            .iter()
+            .filter(|(peer, c)| {
+                let retry = matches!(state.excluded.get(*peer), None | Some(Exclusion::Stalled));
+                c.usable() && retry && !state.asked.contains(*peer)
+            })
+            .map(|(peer, _)| (self.rtt_of(peer), *peer))
+            .min();
+        if let Some((_, peer)) = last_resort {
+            self.ask(want, peer, WantKind::Block, false, now);
+        }
+    }
+
+    pub(super) fn ask(&mut self, want: WantId, peer: PeerId, kind: WantKind, hedge: bool, now: Time) {
+        let size = self.wants.get(&want).map_or(0, |state| state.size) as f64;
+        let expected = self.peers.get(&peer).map_or(Duration::ZERO, |p| {
+            let rate = p.rate_now(now).unwrap_or(UNKNOWN_RATE);
+            p.rtt() + Duration::from_secs_f64(((p.outstanding_bytes as f64 + size) / rate).min(3600.0))
+        });
+        self.ask_expecting(want, peer, kind, hedge, expected, now);
+    }
+
+    fn ask_expecting(&mut self, want: WantId, id: PeerId, kind: WantKind, hedge: bool, expected: Duration, now: Time) {
+        let (Some(state), Some(peer)) = (self.wants.get_mut(&want), self.peers.get_mut(&id)) else { return };
+        match peer.outstanding.get(&want) {
+            Some(old) if old.kind == WantKind::Block => return,
+            None if peer.outstanding.len() >= MAX_WANTS_PER_PEER => {
+                self.tally.over_bound += 1;
+                return;
+            }
+            _ => {}
+        }
+        if kind == WantKind::Block && peer.block_wants == 0 {
+            peer.busy_since = now;
+            peer.first_byte = None;
+            peer.rate.busy(now);
+        }
+        let rtt = peer.rtt();
+        let bytes = if kind == WantKind::Block { state.size } else { 0 };
+        let asked = Asked { kind, at: now, bytes, mark: peer.rate.mark(now, rtt), hedge, expected };
+        peer.outstanding.insert(want, asked);
+        state.asked.insert(id);
+        // Larger is more urgent. Sequence numbers of one session never reach a quarter of the range in practice; if
+        // they do, order among its latest blocks is lost, nothing else.
+        let first = state.sessions.values().map(|i| (!i.urgent, i.seq)).min().unwrap_or((true, 0));
+        let base: i32 = if first.0 { 1 << 29 } else { 1 << 30 };
+        let priority = base - i32::try_from(first.1).unwrap_or(i32::MAX).min(1 << 28);
+        if kind == WantKind::Block {
+            peer.outstanding_bytes += bytes;
+            peer.block_wants += 1;
+            state.block_asks += 1;
+            for (session, interest) in &state.sessions {
+                let Some(session) = self.sessions.get_mut(session) else { continue };
+                if state.block_asks == 1 {
+                    session.queue.remove(&(!interest.urgent, interest.seq, want));
+                    session.in_flight += 1;
+                }
+                if let Some(candidate) = session.candidates.get_mut(&id) {
+                    candidate.asked_at.get_or_insert(now);
+                }
+            }
+        }
+        let cid = state.cid;
+        let sends = self.sends.entry(id).or_default();
+        sends.retain(|(sent, _)| *sent != want);
+        sends.push((want, Want { cid, kind, priority }));
+    }
+
+    /// When nothing waits to be asked for, a peer with room takes blocks over from peers that will not be done soon:
+    /// what they have not begun to send is moved, what they have is asked for twice, within the budget.
+    pub(super) fn rebalance(&mut self, id: SessionId, now: Time) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        if session.in_flight == 0 || !session.queue.is_empty() {
+            return;
+        }
+        let able = self.able(id, now);
+        let mut lanes = BTreeMap::new();
+        self.lanes(&able, now, &mut lanes);
+        let room: Vec<PeerId> =
+            able.iter().filter(|peer| lanes.get(*peer).is_some_and(|l| l.has_room(l.window / 4, false))).copied().collect();
+        if room.is_empty() {
+            return;
+        }
+        let mut late = self.remaining(id, now);
+        late.retain(|(_, owner, ..)| room.len() > 1 || room[0] != *owner);
+        late.sort_by(|a, b| b.2.total_cmp(&a.2));
+        let mut moves = 0;
+        for (want, owner, left, started) in late {
+            if moves >= MAX_MOVES {
+                return;
+            }
+            let Some(state) = self.wants.get(&want) else { continue };
+            if state.block_asks > 1 {
+                continue;
+            }
+            let size = state.size;
+            let best = room
+                .iter()
+                .filter(|peer| **peer != owner && !state.excluded.contains_key(*peer) && !state.asked.contains(*peer))
+                .filter_map(|peer| {
+                    let lane = lanes.get(peer)?;
+                    lane.has_room(size, false).then(|| (lane.done_after(size), *peer))
+                })
+                .min_by(|a, b| a.0.total_cmp(&b.0));
+            let Some((eta, peer)) = best.filter(|(eta, _)| *eta < WORTH_MOVING * left) else { continue };
+            if started && !self.may_hedge(id, size) {
+                continue;
+            }
+            moves += 1;
+            if let Some(lane) = lanes.get_mut(&peer) {
+                lane.planned += size as f64;
+                lane.sent += size;
+                lane.wants += 1;
+            }
+            if started {
+                self.hedge(id, want, peer, size, now);
+            } else {
+                self.take_back(want, owner);
+                self.tally.reassigned += 1;
+                self.step(id, Step::Reassigned { peer: owner, wants: 1, why: "another peer will be done sooner" });
+                self.ask_expecting(want, peer, WantKind::Block, false, Duration::from_secs_f64(eta.min(3600.0)), now);
+            }
+        }
+    }
+
+    /// The session's blocks under way: (want, peer, seconds until it is expected, whether the peer has begun to send it).
+    fn remaining(&self, id: SessionId, now: Time) -> Vec<(WantId, PeerId, f64, bool)> {
+        let Some(session) = self.sessions.get(&id) else { return Vec::new() };
+        let mut all = Vec::new();
+        for id in session.candidates.keys() {
+            let Some(peer) = self.peers.get(id).filter(|peer| peer.block_wants > 0) else { continue };
+            let rate = peer.rate_now(now).unwrap_or(UNKNOWN_RATE);
+            let rtt = peer.rtt().as_secs_f64();
+            let mut queue: Vec<(Time, WantId, u64)> = peer
+                .outstanding
+                .iter()
+                .filter(|(_, asked)| asked.kind == WantKind::Block)
+                .map(|(want, asked)| (asked.at, *want, asked.bytes))
+                .collect();
+            queue.sort_unstable();
+            let mut ahead = 0.0;
+            for (at, want, size) in queue {
+                let flight = (rtt - now.saturating_sub(at).as_secs_f64()).max(0.0);
+                let starts = ahead / rate;
+                ahead += size as f64;
+                if session.wants.contains(&want) {
+                    // A cancel needs half a round trip, and a block that left is on its way for the other half.
+                    all.push((want, *id, flight + ahead / rate, starts < rtt + flight));
+                }
+            }
+        }
+        all
+    }
+
+    /// Duplicates are at most a share of what was received; the first may be taken in advance.
+    pub(super) fn may_hedge(&self, id: SessionId, size: u64) -> bool {
+        self.sessions.get(&id).is_some_and(|session| {
+            let allowed = session.bytes as f64 * self.tuning.duplicate_share;
+            session.hedged_bytes == 0 || (session.hedged_bytes + size) as f64 <= allowed
+        })
+    }
+
+    pub(super) fn hedge(&mut self, id: SessionId, want: WantId, peer: PeerId, size: u64, now: Time) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.hedged_bytes += size;
+        }
+        self.tally.hedges += 1;
+        if let Some(cid) = self.wants.get(&want).map(|state| state.cid) {
+            self.step(id, Step::Hedged { peer, cid });
+        }
+        self.ask(want, peer, WantKind::Block, true, now);
+    }
+
+    /// What others do: one provider, in the routers' order, ten blocks ahead; the next one when it fails.
+    fn assign_standard(&mut self, id: SessionId, now: Time) {
+        loop {
+            let Some(session) = self.sessions.get(&id) else { return };
+            if session.in_flight >= STANDARD_READ_AHEAD {
+                return;
+            }
+            let queue: Vec<WantId> = session.queue.iter().take(STANDARD_READ_AHEAD).map(|q| q.2).collect();
+            let next = queue.into_iter().find_map(|want| Some((want, self.standard_peer(id, want)?)));
+            let Some((want, peer)) = next else { return };
+            self.ask(want, peer, WantKind::Block, false, now);
+            if self.wants.get(&want).is_none_or(|state| state.block_asks == 0) {
+                return;
+            }
+        }
+    }
+
+    fn standard_peer(&self, id: SessionId, want: WantId) -> Option<PeerId> {
+        let (session, state) = (self.sessions.get(&id)?, self.wants.get(&want)?);
+        let able = session.candidates.iter().filter(|(peer, c)| c.usable() && !state.excluded.contains_key(*peer));
+        let open = able.filter(|(peer, _)| self.peers.get(peer).is_some_and(|p| !p.stalled));
+        open.min_by_key(|(_, c)| (!c.delivered, c.source, c.order)).map(|(peer, _)| *peer).or_else(|| {
+            let resort = session.candidates.iter().filter(|(peer, c)| {
+                c.usable() && matches!(state.excluded.get(*peer), None | Some(Exclusion::Stalled))
+            });
+            resort.min_by_key(|(_, c)| (c.source, c.order)).map(|(peer, _)| *peer)
+        })
+    }
+
+    /// A provider that can be asked for the session's next block, so that no other need be dialled.
+    pub(super) fn standard_provider(&self, id: SessionId) -> Option<PeerId> {
+        let session = self.sessions.get(&id)?;
+        let Some((_, _, want)) = session.queue.first().copied() else {
+            return session.candidates.iter().find(|(_, c)| c.link == Link::Connected).map(|(peer, _)| *peer);
+        };
+        let state = self.wants.get(&want)?;
+        let able = session.candidates.iter().filter(|(peer, c)| c.usable() && !state.excluded.contains_key(*peer));
+        able.map(|(peer, _)| *peer).next()
+    }
+
+    fn rtt_of(&self, peer: &PeerId) -> Duration {
+        self.peers.get(peer).map_or(Duration::MAX, super::peer::Peer::rtt)
+    }
+
+    /// Better first: clean, has delivered before, near.
+    pub(super) fn rank(&self, peer: &PeerId, now: Time) -> (bool, bool, Duration) {
+        let delivered = self.ledger.get(peer).is_some_and(|s| s.blocks > 0);
+        (self.ledger.is_struck(peer, now), !delivered, self.rtt_of(peer))
+    }
+}

@@ -1,0 +1,586 @@
+//! The caller's side of a session: local tiers first, then a slot that the engine fills.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::report::Report;
+use super::scheduler::{SessionId, UNKNOWN_BLOCK};
+use super::step::Step;
+use super::{Core, FetchError, Hint};
+use crate::blockstore::{Hit, Tier};
+use crate::ipld::{Block, Cid, HashCode, MAX_BLOCK_SIZE, Multihash};
+use crate::record::{Policy, RetrievalEvent, SessionReport};
+
+/// Blocks that one session may have asked for ahead or that wait in it.
+const MAX_AHEAD: usize = 4_096;
+/// Local look-ups that one prefetch has under way.
+const LOOKUPS: usize = 8;
+/// Blocks from the network that a session recognises when it reads them again from a local tier.
+const MAX_FETCHED: usize = 16_384;
+
+type Answer = Result<Block, FetchError>;
+
+/// What a session asks of the engine.
+#[derive(Debug, Clone)]
+pub(super) enum Command {
+    Want { cid: Cid, size: Option<u64>, urgent: bool },
+    Unwant { cid: Cid },
+    Demote { cid: Cid },
+}
+
+/// Sessions that have commands for the engine: each at most once, so it is bounded by the sessions.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    waiting: Mutex<Post>,
+    pub(super) notify: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Post {
+    sessions: Vec<Arc<Shared>>,
+    stopped: bool,
+}
+
+/// What the session's handles and the engine share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) id: SessionId,
+    pub(super) root: Cid,
+    pub(super) policy: Policy,
+    pub(super) started: Instant,
+    /// Whether the engine knows of it: the warm path never needs to look into the slots.
+    networked: AtomicBool,
+    largest: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    slots: HashMap<Multihash, Slot>,
+    /// Blocks that wait for the reader, oldest first; may name some that are gone.
+    ready: VecDeque<Multihash>,
+    /// Believed bytes of all slots that were asked for ahead, and bytes of those that are here.
+    ahead: u64,
+    fetched: HashSet<u64>,
+    commands: Vec<Command>,
+    posted: bool,
+    closed: bool,
+    next_waiter: u64,
+    report: Report,
+}
+
+#[derive(Debug)]
+struct Slot {
+    stage: Stage,
+    waiters: Vec<(u64, oneshot::Sender<Answer>)>,
+    /// Kept without a waiter; counts towards `ahead` with this many bytes.
+    prefetched: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The local tiers are being asked.
+    Looking,
+    Wanted,
+    Ready(Block),
+}
+
+/// What [`Shared::take_commands`] hands over.
+pub(super) struct Taken {
+    pub(super) commands: Vec<Command>,
+    pub(super) closed: bool,
+}
+
+/// One user request's fetch. Cheap to clone; the session ends when the last clone is dropped, and takes its wants back.
+#[derive(Clone)]
+pub struct Session {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    core: Arc<Core>,
+    shared: Arc<Shared>,
+    local_only: bool,
+}
+
+/// Takes the want back when the future that waits is dropped.
+struct Waiting<'a> {
+    handle: &'a Handle,
+    cid: Cid,
+    waiter: u64,
+    answer: oneshot::Receiver<Answer>,
+}
+
+impl Session {
+    pub(super) fn new(core: Arc<Core>, root: Cid, policy: Policy, local_only: bool) -> Self {
+        let shared = Shared {
+            id: SessionId(core.next_session.fetch_add(1, Ordering::Relaxed)),
+            root,
+            policy,
+            started: Instant::now(),
+            networked: AtomicBool::new(false),
+            largest: AtomicU64::new(UNKNOWN_BLOCK),
+            state: Mutex::new(State {
+                slots: HashMap::new(),
+                ready: VecDeque::new(),
+                ahead: 0,
+                fetched: HashSet::new(),
+                commands: Vec::new(),
+                posted: false,
+                closed: false,
+                next_waiter: 0,
+                report: Report::new(policy),
+            }),
+        };
+        Self { handle: Arc::new(Handle { core, shared: Arc::new(shared), local_only }) }
+    }
+
+    /// The block, from the nearest tier or the network; joins a fetch of the same CID that is under way.
+    ///
+    /// Cancel safe: dropping the future takes the want back unless somebody else waits for it.
+    pub async fn fetch(&self, cid: &Cid) -> Result<Block, FetchError> {
+        let Handle { core, shared, .. } = &*self.handle;
+        if let Some(block) = Block::from_identity(cid) {
+            return Ok(block);
+        }
+        HashCode::try_from(cid.hash().code()).map_err(|error| FetchError::Unsupported { cid: *cid, error })?;
+        if let Some(block) = shared.take_ready(cid) {
+            return Ok(block);
+        }
+        if let Some(block) = core.blocks.peek(cid) {
+            shared.local(cid, Tier::Memory);
+            return Ok(block);
+        }
+        if let Some(joined) = self.handle.join(cid) {
+            return joined.wait().await;
+        }
+        let looked = core.blocks.lookup(cid).await;
+        if let Ok(Some(Hit { block, tier })) = looked {
+            shared.local(cid, tier);
+            return Ok(block);
+        }
+        if self.handle.local_only || core.mailbox.is_none() {
+            looked.map_err(|error| FetchError::Store(Arc::new(error)))?;
+            return Err(FetchError::NotLocal { cid: *cid });
+        }
+        if let Err(error) = looked {
+            // A broken disk does not keep the network from answering.
+            core.metrics.store_errors.inc();
+            tracing::warn!(%error, "local store");
+        }
+        self.handle.want(cid)?.wait().await
+    }
+
+    /// Asks for blocks ahead of the reader, in this order of urgency. Does nothing for those that are local or asked
+    /// for already. The caller keeps within [`Session::read_ahead`]; what is over it is left out. Fetched blocks wait
+    /// in the session for `fetch`.
+    pub fn prefetch(&self, hints: impl IntoIterator<Item = Hint>) {
+        let Handle { core, shared, local_only } = &*self.handle;
+        if *local_only || core.mailbox.is_none() {
+            return;
+        }
+        let read_ahead = self.read_ahead();
+        let mut missing = Vec::new();
+        for hint in hints {
+            let cid = hint.cid;
+            let acceptable = cid.hash().code() != 0 && HashCode::try_from(cid.hash().code()).is_ok();
+            if !acceptable || core.blocks.peek(&cid).is_some() {
+                continue;
+            }
+            let size = hint.size.unwrap_or_else(|| shared.block_size()).min(MAX_BLOCK_SIZE as u64);
+            match shared.reserve(&cid, size, read_ahead) {
+                Reserved::Yes => missing.push(Hint { cid, size: Some(size) }),
+                Reserved::Already => {}
+                Reserved::Full => {
+                    core.metrics.hints_dropped.inc();
+                    break;
+                }
+            }
+        }
+        if missing.is_empty() {
+            return;
+        }
+        let (core, shared) = (core.clone(), Arc::downgrade(&self.handle));
+        let supervisor = core.supervisor.clone();
+        supervisor.spawn_short(async move {
+            let blocks = core.blocks.clone();
+            let looked = futures::stream::iter(missing).map(|hint| {
+                let blocks = blocks.clone();
+                async move { (hint, blocks.lookup(&hint.cid).await) }
+            });
+            let mut looked = std::pin::pin!(looked.buffered(LOOKUPS));
+            while let Some((hint, found)) = looked.next().await {
+                let Some(handle) = shared.upgrade() else { return };
+                match found {
+                    Ok(Some(hit)) => handle.shared.found(hit),
+                    _ => handle.wanted(&hint),
+                }
+            }
+        });
+    }
+
+    /// Bytes that the reader may have asked for and not yet consumed: this session's share of the process-wide reorder
+    /// budget, at least two blocks.
+    pub fn read_ahead(&self) -> u64 {
+        let Handle { core, shared, .. } = &*self.handle;
+        let block = shared.block_size();
+        let share = core.budget / (core.active.load(Ordering::Relaxed) as u64).max(1);
+        let most = match shared.policy {
+            Policy::Optimized => core.read_ahead,
+            Policy::Standard => block * super::STANDARD_READ_AHEAD as u64,
+        };
+        share.min(most).max(2 * block)
+    }
+
+    /// What has been measured so far.
+    pub fn report(&self) -> SessionReport {
+        self.handle.shared.lock().report.finish()
+    }
+
+    /// Unique in the process.
+    pub fn id(&self) -> SessionId {
+        self.handle.shared.id
+    }
+
+    pub fn root(&self) -> &Cid {
+        &self.handle.shared.root
+    }
+
+    pub fn policy(&self) -> Policy {
+        self.handle.shared.policy
+    }
+
+    /// Notes in the trace that the first byte of the answer went to the client.
+    pub fn first_byte(&self) {
+        self.handle.core.note(&self.handle.shared, &Step::FirstByte);
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("id", &self.id()).field("root", self.root()).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// Waits for a block that the session asked for already.
+    fn join(&self, cid: &Cid) -> Option<Waiting<'_>> {
+        if !self.shared.networked.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut state = self.shared.lock();
+        if !state.slots.contains_key(cid.hash()) {
+            return None;
+        }
+        let waiting = self.enlist(&mut state, cid);
+        self.post(&mut state).ok()?;
+        Some(waiting)
+    }
+
+    fn want(&self, cid: &Cid) -> Result<Waiting<'_>, FetchError> {
+        let mut state = self.shared.lock();
+        self.shared.networked.store(true, Ordering::Release);
+        let waiting = self.enlist(&mut state, cid);
+        self.post(&mut state)?;
+        Ok(waiting)
+    }
+
+    /// Adds a waiter to the block's slot, and tells the engine that somebody waits.
+    fn enlist(&self, state: &mut State, cid: &Cid) -> Waiting<'_> {
+        let (sender, answer) = oneshot::channel();
+        let waiter = state.next_waiter;
+        state.next_waiter += 1;
+        let slot = state.slots.entry(*cid.hash()).or_insert(Slot {
+            stage: Stage::Wanted,
+            waiters: Vec::new(),
+            prefetched: None,
+        });
+        match &slot.stage {
+            Stage::Ready(block) => {
+                let _ = sender.send(Ok(block.clone()));
+            }
+            // The look-up finds the waiter when it ends.
+            Stage::Looking => slot.waiters.push((waiter, sender)),
+            Stage::Wanted => {
+                let first = slot.waiters.is_empty();
+                let size = slot.prefetched;
+                slot.waiters.push((waiter, sender));
+                if first {
+                    state.commands.push(Command::Want { cid: *cid, size, urgent: true });
+                }
+            }
+        }
+        Waiting { handle: self, cid: *cid, waiter, answer }
+    }
+
+    /// The local tiers do not have a block that was to be fetched ahead.
+    fn wanted(&self, hint: &Hint) {
+        let mut state = self.shared.lock();
+        let Some(slot) = state.slots.get_mut(hint.cid.hash()).filter(|slot| matches!(slot.stage, Stage::Looking)) else {
+            return;
+        };
+        slot.stage = Stage::Wanted;
+        let urgent = !slot.waiters.is_empty();
+        state.commands.push(Command::Want { cid: hint.cid, size: hint.size, urgent });
+        if let Err(error) = self.post(&mut state) {
+            state.fail(hint.cid.hash(), &error);
+        }
+    }
+
+    fn post(&self, state: &mut State) -> Result<(), FetchError> {
+        let mailbox = self.core.mailbox.as_ref().ok_or(FetchError::Stopping)?;
+        if !state.posted && !state.commands.is_empty() {
+            state.posted = true;
+            if !mailbox.post(self.shared.clone()) {
+                state.posted = false;
+                state.commands.clear();
+                return Err(FetchError::Stopping);
+            }
+        }
+        Ok(())
+    }
+
+    fn forgo(&self, cid: &Cid, waiter: u64) {
+        let mut state = self.shared.lock();
+        let Some(slot) = state.slots.get_mut(cid.hash()) else { return };
+        slot.waiters.retain(|(id, _)| *id != waiter);
+        if !slot.waiters.is_empty() || !matches!(slot.stage, Stage::Wanted) {
+            return;
+        }
+        let ahead = slot.prefetched.is_some();
+        if !ahead {
+            state.slots.remove(cid.hash());
+        }
+        // A want that the engine has not seen yet need never be seen.
+        let same = |c: &Command| matches!(c, Command::Want { cid: c, urgent: true, .. } if c.hash() == cid.hash());
+        let unseen = state.commands.iter().position(same);
+        match (ahead, unseen) {
+            (false, Some(at)) => {
+                state.commands.remove(at);
+            }
+            (false, None) => state.commands.push(Command::Unwant { cid: *cid }),
+            (true, _) => state.commands.push(Command::Demote { cid: *cid }),
+        }
+        let _ = self.post(&mut state);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.closed = true;
+        state.slots.clear();
+        state.ready.clear();
+        if self.shared.networked.load(Ordering::Acquire)
+            && !state.posted
+            && let Some(mailbox) = &self.core.mailbox
+        {
+            state.posted = mailbox.post(self.shared.clone());
+        }
+    }
+}
+
+impl Waiting<'_> {
+    async fn wait(mut self) -> Answer {
+        let answer = (&mut self.answer).await.unwrap_or(Err(FetchError::Stopping));
+        // Another session may have asked for the same bytes under another CID.
+        answer.and_then(|block| block.with_cid(self.cid).ok_or(FetchError::Stopping))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.handle.forgo(&self.cid, self.waiter);
+    }
+}
+
+enum Reserved {
+    Yes,
+    Already,
+    Full,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn block_size(&self) -> u64 {
+        self.largest.load(Ordering::Relaxed)
+    }
+
+    fn take_ready(&self, cid: &Cid) -> Option<Block> {
+        if !self.networked.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut state = self.lock();
+        let Stage::Ready(block) = &state.slots.get(cid.hash())?.stage else { return None };
+        let block = block.with_cid(*cid);
+        state.remove(cid.hash());
+        block
+    }
+
+    fn local(&self, cid: &Cid, tier: Tier) {
+        let at = self.started.elapsed();
+        let mut state = self.lock();
+        if state.fetched.contains(&short(cid.hash())) {
+            return;
+        }
+        state.report.local(at, tier, cid);
+    }
+
+    fn reserve(&self, cid: &Cid, size: u64, read_ahead: u64) -> Reserved {
+        let mut state = self.lock();
+        if state.slots.contains_key(cid.hash()) {
+            return Reserved::Already;
+        }
+        self.networked.store(true, Ordering::Release);
+        while state.ahead + size > read_ahead || state.slots.len() >= MAX_AHEAD {
+            // A reader that jumped leaves blocks behind: they are in the cache, and make room.
+            let Some(oldest) = state.ready.pop_front() else {
+                return if state.ahead == 0 { break } else { Reserved::Full };
+            };
+            if state.slots.get(&oldest).is_some_and(|slot| matches!(slot.stage, Stage::Ready(_))) {
+                state.remove(&oldest);
+            }
+        }
+        let slot = Slot { stage: Stage::Looking, waiters: Vec::new(), prefetched: Some(size) };
+        state.slots.insert(*cid.hash(), slot);
+        state.ahead += size;
+        Reserved::Yes
+    }
+
+    /// A block that was to be fetched ahead was local after all.
+    fn found(&self, hit: Hit) {
+        let at = self.started.elapsed();
+        let mut state = self.lock();
+        if state.slots.contains_key(hit.block.cid().hash()) {
+            state.report.local(at, hit.tier, hit.block.cid());
+            state.fetched.insert(short(hit.block.cid().hash()));
+            state.deliver(&hit.block);
+        }
+    }
+
+    /// From the engine: a block from the network.
+    pub(super) fn deliver(&self, block: &Block) {
+        self.largest.fetch_max(block.len() as u64, Ordering::Relaxed);
+        let mut state = self.lock();
+        if state.fetched.len() < MAX_FETCHED {
+            state.fetched.insert(short(block.cid().hash()));
+        }
+        state.deliver(block);
+    }
+
+    /// From the engine: a block that had just come when it was asked for.
+    pub(super) fn deliver_late(&self, block: &Block) {
+        self.local(block.cid(), Tier::Memory);
+        self.lock().deliver(block);
+    }
+
+    pub(super) fn fail(&self, cid: &Cid, error: &FetchError) {
+        self.lock().fail(cid.hash(), error);
+    }
+
+    /// From the engine: there was no room to fetch it ahead. A reader that came to wait meanwhile asks again.
+    pub(super) fn forget(&self, cid: &Cid) -> bool {
+        let mut state = self.lock();
+        let waited = state.slots.get(cid.hash()).is_some_and(|slot| !slot.waiters.is_empty());
+        if !waited {
+            state.remove(cid.hash());
+        }
+        waited
+    }
+
+    pub(super) fn step(&self, at: Duration, step: &Step) -> Option<RetrievalEvent> {
+        self.lock().report.step(at, step)
+    }
+
+    pub(super) fn take_commands(&self) -> Taken {
+        let mut state = self.lock();
+        state.posted = false;
+        Taken { commands: std::mem::take(&mut state.commands), closed: state.closed }
+    }
+
+    pub(super) fn stop(&self) {
+        let mut state = self.lock();
+        let keys: Vec<Multihash> = state.slots.keys().copied().collect();
+        for key in keys {
+            state.fail(&key, &FetchError::Stopping);
+        }
+    }
+}
+
+impl State {
+    fn deliver(&mut self, block: &Block) {
+        let key = *block.cid().hash();
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let mut taken = false;
+        for (_, waiter) in slot.waiters.drain(..) {
+            taken |= waiter.send(Ok(block.clone())).is_ok();
+        }
+        let Some(believed) = slot.prefetched.filter(|_| !taken) else {
+            self.remove(&key);
+            return;
+        };
+        let size = block.len() as u64;
+        slot.prefetched = Some(size);
+        slot.stage = Stage::Ready(block.clone());
+        self.ahead = self.ahead - believed + size;
+        self.ready.push_back(key);
+        if self.ready.len() > 2 * MAX_AHEAD {
+            let slots = &self.slots;
+            self.ready.retain(|key| slots.contains_key(key));
+        }
+    }
+
+    fn fail(&mut self, key: &Multihash, error: &FetchError) {
+        if let Some(slot) = self.remove(key) {
+            for (_, waiter) in slot.waiters {
+                let _ = waiter.send(Err(error.clone()));
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &Multihash) -> Option<Slot> {
+        let slot = self.slots.remove(key)?;
+        self.ahead -= slot.prefetched.unwrap_or(0);
+        Some(slot)
+    }
+}
+
+impl Mailbox {
+    /// False when the engine has stopped.
+    fn post(&self, session: Arc<Shared>) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.stopped {
+            return false;
+        }
+        waiting.sessions.push(session);
+        drop(waiting);
+        self.notify.notify_one();
+        true
+    }
+
+    pub(super) fn take(&self) -> Vec<Arc<Shared>> {
+        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner).sessions)
+    }
+
+    /// Takes what is left and accepts no more.
+    pub(super) fn stop(&self) -> Vec<Arc<Shared>> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.stopped = true;
+        std::mem::take(&mut waiting.sessions)
+    }
+}
+
+/// Enough of a digest to tell a session's blocks apart.
+fn short(key: &Multihash) -> u64 {
+    let digest = key.digest();
+    digest.iter().rev().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
