@@ -68,3 +68,6 @@ pub fn router(state: State) -> Router {
 fn example(gateway: &str) -> String {
     format!("curl {gateway}/ipfs/bafkqabtimvwgy3yk")
 }
+
+#[cfg(test)]
+mod verdict_tests;
