@@ -140,6 +140,12 @@ async fn sqlite_knows_peers_links_and_snapshots() {
 }
 
 #[tokio::test]
+async fn sqlite_feeds_the_network_analytics() {
+    let dir = tempfile::tempdir().unwrap();
+    checks::analytics_of_live_traffic(&Config::default(), dir.path()).await;
+}
+
+#[tokio::test]
 async fn sqlite_drops_a_refused_record_and_keeps_its_neighbours() {
     let dir = tempfile::tempdir().unwrap();
     checks::a_refused_record(&Config::default(), dir.path(), &sqlite_url(dir.path())).await;
@@ -158,7 +164,7 @@ async fn postgres_passes_the_same_checks() {
     let Some(cluster) = postgres::Cluster::start() else { return };
     let dir = tempfile::tempdir().unwrap();
     schema::migrates_and_equals_the_entities(&cluster.database("schema").await).await;
-    for name in ["records", "nulls", "peers", "refused"] {
+    for name in ["records", "nulls", "peers", "analytics", "refused"] {
         let url = cluster.database(name).await;
         let config = Config { url: Some(url.clone()), sample_above: 0, ..Config::default() };
         match name {
@@ -169,6 +175,7 @@ async fn postgres_passes_the_same_checks() {
                 schema::every_page_reads_by_an_index(&db).await;
             }
             "nulls" => checks::what_was_not_measured_is_null(&config, dir.path(), &url).await,
+            "analytics" => checks::analytics_of_live_traffic(&config, dir.path()).await,
             "peers" => checks::peers_links_and_snapshots(&config, dir.path()).await,
             _ => checks::a_refused_record(&config, dir.path(), &url).await,
         }

@@ -42,23 +42,23 @@ fn varied(n: u64, peers: &[PeerId]) -> RetrievalRecord {
     record.bytes = 100 + n * 31;
     let session = &mut record.session;
     session.network_bytes = record.bytes;
-    session.policy = if n % 5 == 0 { Policy::Standard } else { Policy::Optimized };
+    session.policy = if n.is_multiple_of(5) { Policy::Standard } else { Policy::Optimized };
     match n % 4 {
         0 => {}
         1 => session.blocks_memory = 2,
         2 => session.blocks_disk = 2,
         _ => session.blocks_store = 2,
     }
-    if n % 4 != 0 {
+    if !n.is_multiple_of(4) {
         (session.blocks_network, session.network_bytes, session.transfer_time) = (0, 0, None);
         (session.routing, session.connect, session.optimization_score) = (None, None, None);
         (session.providers_found, session.providers_attempted) = (0, 0);
     } else {
-        let other = if n % 8 == 0 { AttemptOutcome::Stalled } else { AttemptOutcome::DontHave };
+        let other = if n.is_multiple_of(8) { AttemptOutcome::Stalled } else { AttemptOutcome::DontHave };
         session.attempts.push(attempt(peers[0], AttemptOutcome::Delivered, record.bytes));
         session.attempts.push(attempt(peers[1], other, 0));
     }
-    if n % 40 == 0 {
+    if n.is_multiple_of(40) {
         record.outcome = [Outcome::Timeout, Outcome::NotFound, Outcome::Truncated][n as usize / 40 % 3];
     }
     record
@@ -274,5 +274,48 @@ pub async fn a_refused_record(config: &Config, dir: &Path, url: &str) {
     eventually("the refusal", async || fixture.metric(refused) == 1.0).await;
     assert_eq!(number(&sql, "SELECT COUNT(*) FROM ipfs_acceleration_results").await, 3);
     assert!(fixture.db.state().is_up());
+    fixture.close().await;
+}
+
+struct TwoPeers;
+
+#[async_trait::async_trait]
+impl tidegate::topology::NetworkSource for TwoPeers {
+    async fn observe(&self) -> tidegate::topology::Observed {
+        let peer = |id: &str, connected| PeerObservation { peer_id: id.to_owned(), connected, ..Default::default() };
+        tidegate::topology::Observed { peers: vec![peer("a", true), peer("b", true)], links: Vec::new() }
+    }
+}
+
+/// From a node and its retrievals to the analytics that the API answers.
+pub async fn analytics_of_live_traffic(config: &Config, dir: &Path) {
+    let fixture = Fixture::open(config, dir).await;
+    tidegate::topology::watch(
+        fixture.db.clone(),
+        std::sync::Arc::new(TwoPeers),
+        Default::default(),
+        &fixture.supervisor,
+    );
+    let peer = PeerId::random();
+    for n in 0..10 {
+        let mut record = record();
+        record.session.attempts.push(attempt(peer, AttemptOutcome::Delivered, 10_000));
+        if n == 0 {
+            record.outcome = Outcome::Timeout;
+        }
+        fixture.db.sink().record(record);
+    }
+    let window = || Window::last(Duration::from_secs(600), SystemTime::now());
+    let facts = tidegate::topology::Facts::default();
+    let now = async || tidegate::topology::current(&fixture.db, facts, window()).await.unwrap();
+    eventually("both peers", async || now().await.peer_count == 2).await;
+    eventually("the rows", async || now().await.known_peers == 3).await;
+    let got = now().await;
+    assert_eq!((got.status, got.known_content_items), ("ok", 1));
+    assert_eq!((got.transfers_completed, got.transfers_failed, got.bytes_transferred), (9, 1, 100_000));
+    // 10 transfers of 10,000 bytes in 80 ms each; the bound is half of the time.
+    assert_eq!((got.average_transfer_speed, got.optimization_score), (Some(125_000.0), Some(0.5)));
+    assert_eq!((got.speed_rating.as_str(), got.optimization_rating.as_str()), ("fair", "fair"));
+    assert_eq!((got.network_efficiency, got.network_health.as_str()), (Some(0.9), "unknown"));
     fixture.close().await;
 }

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sea_orm::sea_query::ColumnType;
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, EntityTrait, Iterable, Statement,
-};
+use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseConnection, DbBackend, EntityTrait, Iterable, Statement};
 use tidegate::db::{entity, queries};
 use tidegate_migrations::{Migrator, MigratorTrait};
 
@@ -106,7 +104,8 @@ pub async fn every_page_reads_by_an_index(db: &DatabaseConnection) {
         db.execute_unprepared("SET enable_seqscan = off").await.unwrap();
     }
     // The check itself is checked: no index holds this.
-    let control = Statement::from_string(backend, "SELECT id FROM ipfs_acceleration_results WHERE bytes > 1 ORDER BY bytes");
+    let control =
+        Statement::from_string(backend, "SELECT id FROM ipfs_acceleration_results WHERE bytes > 1 ORDER BY bytes");
     assert!(scans(&plan(db, control).await));
     let statements = queries::statements(backend);
     assert!(statements.len() > 20);
