@@ -20,12 +20,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::get;
 
-use crate::db::Database;
+use crate::db::{Database, DbError};
 
 /// What the pages read.
 #[derive(Clone)]
 pub struct State {
-    pub db: Database,
+    /// `None`: no records are kept (`--database none`).
+    pub db: Option<Database>,
     /// The node as it is at this moment; called once a page, must not wait.
     pub node: Arc<dyn Fn() -> NodeSnapshot + Send + Sync>,
     /// Where people reach the gateway, without a slash at the end: `http://127.0.0.1:8080`.
@@ -62,6 +63,25 @@ pub fn router(state: State) -> Router {
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .with_state(state)
+}
+
+/// Why a read of the database gave nothing.
+enum Unread {
+    /// `--database none`.
+    Off,
+    Failed(DbError),
+}
+
+impl State {
+    fn database(&self) -> Result<&Database, Unread> {
+        self.db.as_ref().ok_or(Unread::Off)
+    }
+}
+
+impl From<DbError> for Unread {
+    fn from(error: DbError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// The command that fills an empty page: an identity CID, which needs no peer.

@@ -59,12 +59,12 @@ pub struct Need {
 }
 
 /// The most serious first. `overview` is `None` while the database is away.
-pub fn needs(database: &DbState, node: &NodeSnapshot, overview: Option<&Overview>) -> Vec<Need> {
+pub fn needs(database: Option<&DbState>, node: &NodeSnapshot, overview: Option<&Overview>) -> Vec<Need> {
     let mut needs = Vec::new();
     let mut add = |level, title: String, text: &str, command: Option<&str>| {
         needs.push(Need { level, title, text: text.to_owned(), command: command.map(str::to_owned) });
     };
-    if let DbState::Down { reason, .. } = database {
+    if let Some(DbState::Down { reason, .. }) = database {
         let text = format!("{reason}. Content is served all the same; records wait up to a bound, then are counted and dropped. It is tried again by itself: check the path or URL of --database and the disk.");
         add(Level::Serious, "The metrics database is down.".to_owned(), &text, None);
     }
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_healthy_node_needs_nothing_and_says_so() {
-        let needs = needs(&up(), &healthy(), None);
+        let needs = needs(Some(&up()), &healthy(), None);
         assert_eq!(needs.len(), 1);
         assert_eq!(needs[0].level, Level::Fine);
     }
@@ -168,7 +168,7 @@ mod tests {
             ],
             ..NodeSnapshot::default()
         };
-        let needs = needs(&down, &node, None);
+        let needs = needs(Some(&down), &node, None);
         let titles: Vec<&str> = needs.iter().map(|need| need.title.as_str()).collect();
         assert_eq!(titles[..2], ["The metrics database is down.", "No peer is connected."]);
         let buffer = needs.iter().find(|need| need.title.contains("receive buffer")).unwrap();
@@ -179,6 +179,6 @@ mod tests {
     #[test]
     fn an_offline_node_is_not_told_to_find_peers() {
         let node = NodeSnapshot { offline: true, ..NodeSnapshot::default() };
-        assert!(needs(&up(), &node, None).iter().all(|need| need.level == Level::Notice));
+        assert!(needs(Some(&up()), &node, None).iter().all(|need| need.level == Level::Notice));
     }
 }

@@ -13,7 +13,7 @@ use super::chart::{self, DotPlot, Sparkline, Span};
 use super::filters::{self, NO_DATA, NONE, Quantity, cell, count, ms, percent, share};
 use super::page::Page;
 use super::retrievals::RowView;
-use super::{NodeSnapshot, State, error};
+use super::{NodeSnapshot, State, Unread, error};
 use crate::db::queries::{self, Overview, RetrievalRow, Window};
 use crate::db::{DbError, DbState};
 
@@ -119,17 +119,23 @@ fn fresh(response: Response) -> Response {
 
 async fn read(state: &State) -> View {
     let now = SystemTime::now();
-    let overview = state.db.overview(Window::last(WINDOW, now)).await;
-    let latest = state.db.latest(LATEST).await;
-    view(state, &state.db.state(), &(state.node)(), overview, latest, now)
+    let (overview, latest) = match state.database() {
+        Ok(db) => {
+            let overview = db.overview(Window::last(WINDOW, now)).await;
+            (overview.map_err(Unread::from), db.latest(LATEST).await.map_err(Unread::from))
+        }
+        Err(off) => (Err(off), Err(Unread::Off)),
+    };
+    let database = state.db.as_ref().map(|db| db.state());
+    view(state, database.as_ref(), &(state.node)(), overview, latest, now)
 }
 
 fn view(
     state: &State,
-    database: &DbState,
+    database: Option<&DbState>,
     node: &NodeSnapshot,
-    overview: Result<Overview, DbError>,
-    latest: Result<Vec<RetrievalRow>, DbError>,
+    overview: Result<Overview, Unread>,
+    latest: Result<Vec<RetrievalRow>, Unread>,
     now: SystemTime,
 ) -> View {
     let needs = attention::needs(database, node, overview.as_ref().ok());
@@ -159,10 +165,11 @@ fn view(
 }
 
 /// Why the database gives nothing, for people.
-pub fn down(error: &DbError, now: SystemTime) -> String {
+pub(super) fn down(error: &Unread, now: SystemTime) -> String {
     match error {
-        DbError::Down { reason, since } => format!("{reason} (since {}).", filters::ago(*since, now)),
-        other => format!("{other}."),
+        Unread::Off => "It is switched off: --database none.".to_owned(),
+        Unread::Failed(DbError::Down { reason, since }) => format!("{reason} (since {}).", filters::ago(*since, now)),
+        Unread::Failed(other) => format!("{other}."),
     }
 }
 

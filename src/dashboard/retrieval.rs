@@ -11,7 +11,7 @@ use super::filters::{self, NONE, cell, count, ms, percent};
 use super::page::Page;
 use super::verdict::{self, Piece};
 use super::waterfall::{self, Waterfall};
-use super::{State, error, overview, retrievals};
+use super::{State, Unread, error, overview, retrievals};
 use crate::db::queries::{AttemptRow, Detail, EventRow, RetrievalRow};
 use crate::record::{AttemptOutcome, RetrievalId};
 
@@ -75,7 +75,7 @@ pub async fn page(Extract(state): Extract<State>, Path(id): Path<String>) -> Res
         let text = format!("{} is not the id of a retrieval.", filters::tame(&id, 60));
         return error::error(StatusCode::NOT_FOUND, "Not found", text, "Ids are numbers: the header Tidegate-Retrieval of an answer has one.");
     };
-    match state.db.retrieval(RetrievalId(id)).await {
+    match read(&state, RetrievalId(id)).await {
         Ok(Some(detail)) => {
             let view = view(&state, &detail);
             let page = Page::new(format!("Retrieval of {}", view.short), "/retrievals");
@@ -91,6 +91,10 @@ pub async fn page(Extract(state): Extract<State>, Path(id): Path<String>) -> Res
             error::error(StatusCode::SERVICE_UNAVAILABLE, "The metrics database is not available", text, next)
         }
     }
+}
+
+async fn read(state: &State, id: RetrievalId) -> Result<Option<Detail>, Unread> {
+    Ok(state.database()?.retrieval(id).await?)
 }
 
 fn view(state: &State, detail: &Detail) -> View {

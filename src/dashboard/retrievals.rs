@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::filters::{self, NONE, cell, ms};
 use super::page::Page;
-use super::{State, error, overview};
+use super::{State, Unread, error, overview};
 use crate::db::queries::{self, RetrievalFilter, RetrievalRow};
 use crate::ipld::cid;
 use crate::record::{Outcome, Policy};
@@ -153,7 +153,7 @@ pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>) ->
             view.problem = Some(problem);
             StatusCode::BAD_REQUEST
         }
-        Ok((filter, cursor)) => match state.db.retrievals(&filter, cursor, PER_PAGE).await {
+        Ok((filter, cursor)) => match list(&state, &filter, cursor).await {
             Ok(found) => {
                 view.rows = found.items.iter().map(|row| RowView::new(row, now)).collect();
                 view.older = found.next.map(|next| link("/retrievals", &asked, Some(next)));
@@ -173,6 +173,10 @@ pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>) ->
         (n, false) => format!("{n} shown, newest first."),
     };
     error::html(status, &RetrievalsPage { page: Page::new("Retrievals", "/retrievals"), view })
+}
+
+async fn list(state: &State, filter: &RetrievalFilter, cursor: Option<i64>) -> Result<queries::Page<RetrievalRow>, Unread> {
+    Ok(state.database()?.retrievals(filter, cursor, PER_PAGE).await?)
 }
 
 fn choices(all: impl Iterator<Item = (&'static str, String)>, selected: &str) -> Vec<Choice> {
