@@ -43,6 +43,8 @@ pub struct Added {
     pub cid: Cid,
     /// Bytes of file content.
     pub size: u64,
+    /// Bytes of all blocks of the graph, repeated ones repeated: what a link to it says as `Tsize`.
+    pub tsize: u64,
     /// Blocks written, repeated ones repeated.
     pub blocks: u64,
     /// Files, symlinks and directories.
@@ -138,7 +140,7 @@ pub async fn add_path(
         folder.add(&name, built)?;
         next = folder.next();
     };
-    adder.finish(root.cid).await
+    adder.finish(root).await
 }
 
 /// Adds what `reader` gives, up to its end, as one file. Holds one batch and one chunk.
@@ -151,7 +153,7 @@ pub async fn add_stream(
 ) -> Result<Added, ImportError> {
     let mut adder = Adder { batch: Batch::new(store), profile: *profile, bytes: 0, entries: 0, progress };
     let built = adder.read(Path::new(""), reader, ImportError::Stream).await?;
-    adder.finish(built.cid).await
+    adder.finish(built).await
 }
 
 /// Stores the blocks of a CAR (version 1 or 2), each verified against its CID. Holds one batch and one section.
@@ -260,9 +262,9 @@ impl Adder<'_> {
         (self.progress)(Progress { path, bytes: self.bytes, entries: self.entries });
     }
 
-    async fn finish(mut self, cid: Cid) -> Result<Added, ImportError> {
+    async fn finish(mut self, root: Built) -> Result<Added, ImportError> {
         self.batch.flush().await?;
-        Ok(Added { cid, size: self.bytes, blocks: self.batch.written, entries: self.entries })
+        Ok(Added { cid: root.cid, size: self.bytes, tsize: root.tsize, blocks: self.batch.written, entries: self.entries })
     }
 }
 
