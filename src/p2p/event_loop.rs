@@ -237,7 +237,8 @@ impl EventLoop {
             None => {}
         }
         if self.offline || peer == *self.swarm.local_peer_id() {
-            return self.connect_failed(peer, if self.offline { ConnectError::Offline } else { ConnectError::NoAddress });
+            return self
+                .connect_failed(peer, if self.offline { ConnectError::Offline } else { ConnectError::NoAddress });
         }
         if trusted {
             self.policy.trust(peer);
@@ -270,9 +271,8 @@ impl EventLoop {
         let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return Vec::new() };
         // The identifier is not used by the implementation; no connection has it.
         let nobody = ConnectionId::new_unchecked(usize::MAX);
-        let mut addrs = kad
-            .handle_pending_outbound_connection(nobody, Some(*peer), &[], Endpoint::Dialer)
-            .unwrap_or_default();
+        let mut addrs =
+            kad.handle_pending_outbound_connection(nobody, Some(*peer), &[], Endpoint::Dialer).unwrap_or_default();
         addrs.retain(|addr| self.policy.permits(addr, Some(peer)));
         addrs.truncate(MAX_ADDRESSES);
         addrs
@@ -334,7 +334,8 @@ impl EventLoop {
                 self.dial(peer);
             }
         }
-        let routing = self.swarm.behaviour_mut().kad.as_mut().map_or(0, |kad| kad.kbuckets().map(|b| b.num_entries()).sum());
+        let routing =
+            self.swarm.behaviour_mut().kad.as_mut().map_or(0, |kad| kad.kbuckets().map(|b| b.num_entries()).sum());
         self.view.write().unwrap_or_else(PoisonError::into_inner).routing_peers = routing;
         self.metrics.peers.set(self.swarm.network_info().num_peers() as i64);
         self.metrics.exchange_peers.set(self.swarm.behaviour().bitswap.ready().count() as i64);
@@ -484,7 +485,8 @@ impl EventLoop {
     }
 
     fn on_kad(&mut self, event: kad::Event) {
-        let kad::Event::OutboundQueryProgressed { id, result: kad::QueryResult::GetProviders(result), step, .. } = event
+        let kad::Event::OutboundQueryProgressed { id, result: kad::QueryResult::GetProviders(result), step, .. } =
+            event
         else {
             return;
         };

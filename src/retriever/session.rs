@@ -322,7 +322,8 @@ impl Handle {
     /// The local tiers do not have a block that was to be fetched ahead.
     fn wanted(&self, hint: &Hint) {
         let mut state = self.shared.lock();
-        let Some(slot) = state.slots.get_mut(hint.cid.hash()).filter(|slot| matches!(slot.stage, Stage::Looking)) else {
+        let Some(slot) = state.slots.get_mut(hint.cid.hash()).filter(|slot| matches!(slot.stage, Stage::Looking))
+        else {
             return;
         };
         slot.stage = Stage::Wanted;

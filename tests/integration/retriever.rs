@@ -157,7 +157,8 @@ impl Exchange for Net {
         state.dials.push((peer, trusted));
         let Some(fake) = state.peers.get_mut(&peer).filter(|fake| fake.manner != Manner::Dead) else {
             let error = ConnectError::Dial("refused".to_owned());
-            return self.later(Instant::now() + Duration::from_millis(20), ExchangeEvent::ConnectFailed { peer, error });
+            return self
+                .later(Instant::now() + Duration::from_millis(20), ExchangeEvent::ConnectFailed { peer, error });
         };
         fake.connected = true;
         let dial = fake.rtt * 2;
@@ -195,7 +196,9 @@ impl ContentRouter for Names {
         let (source, after) = (self.1, self.2);
         let providers: Vec<_> =
             self.0.iter().map(|peer| Ok(Provider { peer: *peer, addrs: vec![], transports: vec![], source })).collect();
-        futures::stream::once(tokio::time::sleep(after)).flat_map(move |()| futures::stream::iter(providers.clone())).boxed()
+        futures::stream::once(tokio::time::sleep(after))
+            .flat_map(move |()| futures::stream::iter(providers.clone()))
+            .boxed()
     }
 }
 
@@ -288,7 +291,8 @@ async fn a_dropped_fetch_takes_its_want_back_unless_somebody_else_waits() {
     world.net.peer(Manner::Silent, true, 20, 100.0, &blocks);
     let retriever = world.retriever(&Config::default(), vec![]);
     let cid = *blocks[0].cid();
-    let (one, two) = (retriever.session(cid, SessionOptions::default()), retriever.session(cid, SessionOptions::default()));
+    let (one, two) =
+        (retriever.session(cid, SessionOptions::default()), retriever.session(cid, SessionOptions::default()));
     let waited = Duration::from_millis(500);
     let (first, second) = tokio::join!(
         tokio::time::timeout(waited, one.fetch(&cid)),
@@ -418,7 +422,10 @@ async fn the_standard_policy_asks_one_provider_ten_blocks_ahead() {
     assert_eq!(read_all(&session, &blocks[1..]).await, blocks[1..]);
     assert_eq!(all.iter().filter(|peer| world.net.asked(**peer) > 0).count(), 1, "one provider");
     let report = session.report();
-    assert_eq!((report.policy, report.source(), report.cache_state()), (Policy::Standard, Source::Ipfs, CacheState::Miss));
+    assert_eq!(
+        (report.policy, report.source(), report.cache_state()),
+        (Policy::Standard, Source::Ipfs, CacheState::Miss)
+    );
 }
 
 #[tokio::test(start_paused = true)]

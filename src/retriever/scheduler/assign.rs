@@ -177,7 +177,9 @@ impl Scheduler {
         let mut open: Vec<(bool, (bool, RouterKind, Duration), PeerId)> = session
             .candidates
             .iter()
-            .filter(|(peer, c)| c.usable() && !state.excluded.contains_key(*peer) && self.peers.get(peer).is_some_and(|p| !p.stalled))
+            .filter(|(peer, c)| {
+                c.usable() && !state.excluded.contains_key(*peer) && self.peers.get(peer).is_some_and(|p| !p.stalled)
+            })
             .map(|(peer, c)| {
                 (state.asked.contains(peer), (self.ledger.is_struck(peer, now), c.source, self.rtt_of(peer)), *peer)
             })
@@ -185,7 +187,8 @@ impl Scheduler {
         open.sort_by_key(|a| a.1);
         if let Some((_, _, best)) = open.first().copied() {
             self.ask(want, best, WantKind::Block, false, now);
-            let rest: Vec<PeerId> = open[1..].iter().filter(|o| !o.0).map(|o| o.2).take(self.tuning.broadcast).collect();
+            let rest: Vec<PeerId> =
+                open[1..].iter().filter(|o| !o.0).map(|o| o.2).take(self.tuning.broadcast).collect();
             for peer in rest {
                 self.inquire(id, want, peer, now);
             }
@@ -270,8 +273,11 @@ impl Scheduler {
         let able = self.able(id, now);
         let mut lanes = BTreeMap::new();
         self.lanes(&able, now, &mut lanes);
-        let room: Vec<PeerId> =
-            able.iter().filter(|peer| lanes.get(*peer).is_some_and(|l| l.has_room(l.window / 4, false))).copied().collect();
+        let room: Vec<PeerId> = able
+            .iter()
+            .filter(|peer| lanes.get(*peer).is_some_and(|l| l.has_room(l.window / 4, false)))
+            .copied()
+            .collect();
         if room.is_empty() {
             return;
         }
@@ -387,9 +393,10 @@ impl Scheduler {
         let able = session.candidates.iter().filter(|(peer, c)| c.usable() && !state.excluded.contains_key(*peer));
         let open = able.filter(|(peer, _)| self.peers.get(peer).is_some_and(|p| !p.stalled));
         open.min_by_key(|(_, c)| (!c.delivered, c.source, c.order)).map(|(peer, _)| *peer).or_else(|| {
-            let resort = session.candidates.iter().filter(|(peer, c)| {
-                c.usable() && matches!(state.excluded.get(*peer), None | Some(Exclusion::Stalled))
-            });
+            let resort = session
+                .candidates
+                .iter()
+                .filter(|(peer, c)| c.usable() && matches!(state.excluded.get(*peer), None | Some(Exclusion::Stalled)));
             resort.min_by_key(|(_, c)| (c.source, c.order)).map(|(peer, _)| *peer)
         })
     }

@@ -24,7 +24,10 @@ impl Scheduler {
             let route = RouteId(self.id());
             self.route_index.insert(*cid.hash(), route);
             let state = RouteState::Queued;
-            self.routes.insert(route, Route { cid, sessions: BTreeSet::new(), found: Vec::new(), finished: Vec::new(), state });
+            self.routes.insert(
+                route,
+                Route { cid, sessions: BTreeSet::new(), found: Vec::new(), finished: Vec::new(), state },
+            );
             self.route_queue.push_back(route);
             route
         });

@@ -336,9 +336,10 @@ impl Scheduler {
 
     /// The peer has room again: whoever waits for room may have work for it.
     fn feed(&mut self, peer: PeerId) {
-        let hungry = self.sessions.iter().filter(|(_, s)| {
-            (!s.queue.is_empty() || s.in_flight > 0) && s.candidates.contains_key(&peer)
-        });
+        let hungry = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| (!s.queue.is_empty() || s.in_flight > 0) && s.candidates.contains_key(&peer));
         self.dirty.extend(hungry.map(|(session, _)| *session));
     }
 }
