@@ -16,7 +16,7 @@ use super::metrics::StoreMetrics;
 use super::scrub;
 use super::{Blockstore, Config, DurableStore, GcReport, Hit, Pin, Pins, ScrubReport, StoreError, StoreStats};
 use super::{Tier, TierStats};
-use crate::ipld::{Block, Cid};
+use crate::ipld::{Block, Cid, codec};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 
@@ -149,6 +149,11 @@ impl Blocks {
     /// Keeps `gc` away until the guard is dropped. Waits while a collection runs.
     pub async fn hold(&self) -> AddGuard {
         AddGuard { _adds: self.adds.clone().read_owned().await }
+    }
+
+    /// Removes durable blocks that no pin reaches: [`Blocks::gc_with`] the links of every codec that we know.
+    pub async fn gc(self: &Arc<Self>) -> Result<GcReport, StoreError> {
+        self.gc_with(|block| codec::links(block).ok()).await
     }
 
     /// Removes durable blocks that no pin reaches, with `links` saying what a block links to.

@@ -554,10 +554,8 @@ fn what_was_acknowledged_survives_kill_9() {
             }
             assert_eq!(store.stats().store.corrupt, 0);
             eventually("counted", async || !store.stats().counting).await;
-            let on_disk = files(&dir.path().join("blocks"))
-                .iter()
-                .filter(|path| path.file_name().unwrap().len() > 40)
-                .count();
+            let on_disk =
+                files(&dir.path().join("blocks")).iter().filter(|path| path.file_name().unwrap().len() > 40).count();
             assert_eq!(store.stats().store.blocks, Some(on_disk as u64));
         });
     }
@@ -589,6 +587,17 @@ fn plays_its_role_in_a_child_process() {
     if role == "owner" {
         std::process::exit(if matches!(lock, Err(StoreError::Locked { .. })) { 17 } else { 0 });
     }
+    if role == "idle" {
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            let opening = Instant::now();
+            let store = open(&dir, &Config::default()).await;
+            println!("\nopened {}", opening.elapsed().as_millis());
+            eventually("counted", async || !store.stats().counting).await;
+            println!("counted {:?} after {} ms", store.stats().store.blocks, opening.elapsed().as_millis());
+            println!("rss {}", resident());
+        });
+        return;
+    }
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let store = open(&dir, &config()).await;
         let mut number = store.pins().count().await.unwrap();
@@ -599,9 +608,32 @@ fn plays_its_role_in_a_child_process() {
             let pins = batch.iter().map(|block| Pin::new(*block.cid(), PinKind::Direct)).collect();
             store.pins().add(&guard, pins).await.unwrap();
             number += 5;
-            println!("stored {number}");
+            println!("\nstored {number}");
         }
     });
+}
+
+/// The memory of this process in KiB.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// What a child prints after a word.
+fn figure(output: &str, word: &str) -> u64 {
+    let figure = output.lines().find_map(|line| line.strip_prefix(word)).map(str::trim);
+    figure.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("no {word} in {output}"))
+}
+
+#[test]
+fn a_store_of_the_default_size_opens_fast_and_is_small_while_idle() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = rerun("idle", dir.path()).wait_with_output().unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
+    assert!(figure(&output, "opened") < 2_000, "{output}");
+    // The whole server has 150 MiB.
+    assert!(figure(&output, "rss") < 60 << 10, "{output}");
 }
 
 #[derive(Debug, Clone)]
