@@ -207,6 +207,11 @@ impl Blocks {
         Ok(report)
     }
 
+    /// Why the durable store refuses writes now; `None` when it does not.
+    pub fn problem(&self) -> Option<String> {
+        self.durable.problem()
+    }
+
     /// Writes what is queued and the counts, and closes. Reads of durable blocks go on; changes fail.
     pub async fn close(&self) -> Result<(), StoreError> {
         let _puts = self.puts.write().await;
