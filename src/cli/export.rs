@@ -59,7 +59,7 @@ async fn run(common: &Common, content: &Content, output: Option<PathBuf>) -> Res
     };
     let bar = progress(common, None);
     bar.set_message(printable(&name));
-    let mut tree = Tree { content, session, store, bar, files: Vec::new(), links: Vec::new() };
+    let mut tree = Tree { session, store, bar, files: Vec::new(), links: Vec::new() };
     tree.collect(resolved.block, target.clone()).await?;
     let Tree { files, links, bar, .. } = tree;
     let count = files.len() as u64;
@@ -76,8 +76,7 @@ async fn run(common: &Common, content: &Content, output: Option<PathBuf>) -> Res
 }
 
 /// What a walk over a tree found to do.
-struct Tree<'a> {
-    content: &'a Content,
+struct Tree {
     session: Session,
     store: Arc<RemoteStore>,
     bar: ProgressBar,
@@ -86,7 +85,7 @@ struct Tree<'a> {
     links: Vec<(PathBuf, String)>,
 }
 
-impl Tree<'_> {
+impl Tree {
     /// Makes the folders and lists the files, without recursion.
     async fn collect(&mut self, root: Block, target: PathBuf) -> Result<(), CliError> {
         let mut todo = vec![(root, target, 0usize)];

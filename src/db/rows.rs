@@ -6,7 +6,6 @@ use sea_orm::ActiveValue::Set;
 
 use super::entity::{acceleration_result as result, retrieval_attempt as attempt, retrieval_event as event};
 use crate::record::{CacheState, Outcome, Policy, RetrievalRecord, SessionReport, Source};
-use crate::routing::RouterKind;
 
 /// The longest path that is kept, in bytes (DESIGN.md §8).
 const MAX_PATH_BYTES: usize = 8 * 1024;
