@@ -79,7 +79,10 @@ async fn each_wrong_request_has_its_status() {
     let answer = world.ask("POST", &format!("/ipfs/{file}"), &[]).await;
     assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(answer.header("allow"), "GET, HEAD, OPTIONS");
-    assert_eq!(world.get("/ipfs/not-a-cid").await.json()["detail"].as_str().unwrap().split(':').next(), Some("invalid path \"/ipfs/not-a-cid\""));
+    assert_eq!(
+        world.get("/ipfs/not-a-cid").await.json()["detail"].as_str().unwrap().split(':').next(),
+        Some("invalid path \"/ipfs/not-a-cid\"")
+    );
 }
 
 #[tokio::test]

@@ -150,7 +150,10 @@ async fn downloads_are_named() {
         ("filename=a.txt", "inline; filename=\"a.txt\"".to_owned()),
         ("download=true", format!("attachment; filename=\"{cid}\"")),
         ("download=false", String::new()),
-        ("download=true&filename=t%D1%82.txt", "attachment; filename=\"t_.txt\"; filename*=UTF-8''t%D1%82.txt".to_owned()),
+        (
+            "download=true&filename=t%D1%82.txt",
+            "attachment; filename=\"t_.txt\"; filename*=UTF-8''t%D1%82.txt".to_owned(),
+        ),
         ("filename=a%0D%0AX:%20y", "inline; filename=\"a__X: y\"; filename*=UTF-8''a%0D%0AX%3A%20y".to_owned()),
     ] {
         let answer = world.get(&format!("/ipfs/{cid}?{query}")).await;

@@ -62,7 +62,10 @@ async fn over_http2_a_cut_body_resets_its_stream_alone() {
     let answer = client.get(server.url(&format!("{path}?filename=a.bin"))).send().await.unwrap();
     assert_eq!((answer.status().as_u16(), answer.version()), (200, http::Version::HTTP_2));
     assert!(answer.bytes().await.is_err());
-    assert_eq!(client.get(server.url("/ipfs/bafkqabtimvwgy3yk")).send().await.unwrap().text().await.unwrap(), "hello\n");
+    assert_eq!(
+        client.get(server.url("/ipfs/bafkqabtimvwgy3yk")).send().await.unwrap().text().await.unwrap(),
+        "hello\n"
+    );
     let connections = "tidegate_http_connections_total{listener=\"gateway\"} 1";
     assert!(world.metrics.encode().contains(connections), "the connection lives on");
 }
@@ -98,7 +101,11 @@ async fn what_a_slow_reader_does_not_take_is_not_fetched() {
         tokio::time::sleep(Duration::from_millis(400)).await;
         reads = (world.store.reads.load(Ordering::Relaxed), reads.0);
     }
-    assert!(reads.0 < LEAVES as u64 * 3 / 4, "{} of {LEAVES} leaves were read for a client that reads nothing", reads.0);
+    assert!(
+        reads.0 < LEAVES as u64 * 3 / 4,
+        "{} of {LEAVES} leaves were read for a client that reads nothing",
+        reads.0
+    );
     drop(stream);
     let record = world.records.one().await;
     assert_eq!(record.outcome, Outcome::ClientAborted);

@@ -59,7 +59,8 @@ async fn start(config: Config) -> (Server, Metrics, Arc<Notify>) {
 }
 
 fn was_closed(metrics: &Metrics, reason: &str) -> bool {
-    let line = format!("tidegate_http_connections_closed_by_server_total{{listener=\"gateway\",reason=\"{reason}\"}} 1");
+    let line =
+        format!("tidegate_http_connections_closed_by_server_total{{listener=\"gateway\",reason=\"{reason}\"}} 1");
     metrics.encode().contains(&line)
 }
 
@@ -221,9 +222,7 @@ async fn with_a_certificate_both_versions_speak_tls() {
         builder.resolve("localhost", server.address)
     };
     let url = format!("https://localhost:{}/", server.address.port());
-    for (client, version) in
-        [(client(), http::Version::HTTP_2), (client().http1_only(), http::Version::HTTP_11)]
-    {
+    for (client, version) in [(client(), http::Version::HTTP_2), (client().http1_only(), http::Version::HTTP_11)] {
         let answer = client.build().unwrap().get(&url).send().await.unwrap();
         assert_eq!(answer.version(), version);
         assert_eq!(answer.text().await.unwrap(), "safe");

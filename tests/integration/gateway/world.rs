@@ -140,8 +140,7 @@ pub async fn serve(router: Router, config: listener::Config, tls: Option<listene
         stats: listener::Stats::new(metrics),
     };
     let (task, token) = (supervisor.clone(), stop.clone());
-    let ended =
-        supervisor.spawn("listener", async move { listener::serve(tcp, router, options, &task, token).await });
+    let ended = supervisor.spawn("listener", async move { listener::serve(tcp, router, options, &task, token).await });
     Server { address, stop, ended, supervisor }
 }
 
