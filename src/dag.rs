@@ -6,6 +6,8 @@
 
 pub mod car_stream;
 pub mod directory;
+pub mod export;
+pub mod import;
 pub mod reader;
 pub mod resolver;
 mod seen;

@@ -77,9 +77,8 @@ impl Node {
 
         let (transport, relay) = transport::build(&key, config, &policy, telemetry)?;
         let behaviour = behaviour::Behaviour::new(&key, config, relay, shared.clone(), &mut warnings);
-        let swarm_config = swarm::Config::with_tokio_executor()
-            .with_idle_connection_timeout(config.idle_timeout)
-            .with_smart_dial();
+        let swarm_config =
+            swarm::Config::with_tokio_executor().with_idle_connection_timeout(config.idle_timeout).with_smart_dial();
         let swarm = Swarm::new(transport, behaviour, peer_id, swarm_config);
 
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
@@ -121,8 +120,7 @@ impl Node {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let inner =
-            client::Inner { peer_id, commands, shared, view, routers, warnings, metrics: node_metrics };
+        let inner = client::Inner { peer_id, commands, shared, view, routers, warnings, metrics: node_metrics };
         Ok(Client { inner: Arc::new(inner) })
     }
 }

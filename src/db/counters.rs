@@ -302,3 +302,49 @@ fn minute_of(now: SystemTime) -> i64 {
     let width = MINUTE.as_micros() as i64;
     rows::micros(now).div_euclid(width) * width
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::rows::tests::record;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(6_000 + seconds)
+    }
+
+    #[test]
+    fn a_minute_closes_when_it_is_over_and_a_clock_that_goes_back_opens_no_other() {
+        let mut counters = Counters::default();
+        counters.add(at(59), &record(1));
+        counters.add(at(0), &record(2));
+        assert_eq!(counters.closed().count(), 0);
+        counters.add(at(60), &record(3));
+        counters.add(at(30), &record(4));
+        let closed: Vec<_> = counters.closed().map(|bucket| bucket.tallies[&ALL].requests).collect();
+        assert_eq!(closed, [2]);
+        assert_eq!(counters.pending().map(|bucket| bucket.tallies[&ALL].requests).sum::<u64>(), 4);
+    }
+
+    #[test]
+    fn a_long_outage_keeps_the_counts_and_bounds_the_minutes() {
+        let mut counters = Counters::default();
+        for minute in 0..3_000 {
+            counters.add(at(60 * minute), &record(1));
+        }
+        counters.close();
+        assert_eq!(counters.closed().count(), MAX_CLOSED);
+        assert_eq!(counters.closed().map(|bucket| bucket.tallies[&ALL].requests).sum::<u64>(), 3_000);
+    }
+
+    #[test]
+    fn a_client_that_went_away_is_no_failed_transfer() {
+        let mut tally = Tally::default();
+        let mut gone = record(1);
+        gone.outcome = Outcome::ClientAborted;
+        tally.add(&gone);
+        let mut late = record(2);
+        late.outcome = Outcome::Timeout;
+        tally.add(&late);
+        assert_eq!((tally.transfers_completed, tally.transfers_failed, tally.failed()), (0, 1, 1));
+    }
+}

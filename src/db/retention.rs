@@ -144,3 +144,92 @@ async fn add_up_an_hour(db: &DatabaseConnection, now: SystemTime) -> Result<bool
     txn.commit().await?;
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::PaginatorTrait;
+
+    use super::*;
+    use crate::db::batch::Batch;
+    use crate::db::connect::Target;
+    use crate::db::content::Content;
+    use crate::db::counters::Counters;
+    use crate::db::entity::{acceleration_result, retrieval_event};
+    use crate::db::rows::tests::record;
+    use crate::db::sink::Queued;
+    use crate::record::{EventKind, RetrievalEvent, RetrievalRecord};
+
+    /// 03:20 into some hour-aligned time.
+    const START: u64 = 1_700_006_400 + 3 * 3_600 + 20 * 60;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(START + seconds)
+    }
+
+    fn finished(id: i64, seconds: u64) -> RetrievalRecord {
+        let mut record = record(id);
+        record.finished_at = at(seconds);
+        let event =
+            |kind| RetrievalEvent { at: Duration::ZERO, kind, peer: None, cid: None, value: None, detail: None };
+        record.session.events = vec![event(EventKind::Started), event(EventKind::Finished)];
+        record
+    }
+
+    async fn write(db: &DatabaseConnection, records: &[RetrievalRecord], process: i64) {
+        let mut counters = Counters::default();
+        records.iter().for_each(|record| counters.add(record.finished_at, record));
+        counters.close();
+        let buckets: Vec<_> = counters.closed().cloned().collect();
+        let queued: Vec<_> =
+            records.iter().map(|record| Queued { record: record.clone(), weight: 1, parts: 0 }).collect();
+        let content = Content::default();
+        let batch =
+            Batch { records: &queued, notes: &[], buckets: &buckets, content: &content, hardware_id: None, process };
+        batch.write(db).await.unwrap();
+        // A commit whose answer was lost is tried again, and changes nothing.
+        batch.write(db).await.unwrap();
+    }
+
+    async fn run(db: &DatabaseConnection, config: &Config, now: SystemTime) -> u64 {
+        let mut retention = Retention::new(config);
+        let mut deleted = 0;
+        while retention.rest_until.is_none() {
+            deleted += retention.step(db, now).await.unwrap();
+        }
+        deleted
+    }
+
+    #[tokio::test]
+    async fn minutes_add_up_to_hours_late_ones_too_and_old_rows_go_with_their_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::default();
+        let db = Target::new(&config, dir.path()).connect().await.unwrap().writer;
+        // Three in the first hour in two minutes, one in the next.
+        let records = [finished(1, 0), finished(2, 30), finished(3, 600), finished(4, 3_600)];
+        write(&db, &records, 1).await;
+        assert_eq!(run(&db, &config, at(3_700)).await, 0);
+        let hours = rollup_hour::Entity::find()
+            .filter(rollup_hour::Column::Dimension.eq("all"))
+            .order_by_asc(rollup_hour::Column::BucketStart);
+        let sums = |rows: Vec<rollup_hour::Model>| rows.iter().map(|row| row.requests).collect::<Vec<_>>();
+        assert_eq!(sums(hours.clone().all(&db).await.unwrap()), [3], "the hour that is not over is not added up");
+
+        // Another server's minute of the first hour comes late.
+        write(&db, &[finished(5, 60)], 2).await;
+        run(&db, &config, at(8_000)).await;
+        let rows = hours.all(&db).await.unwrap();
+        let first = Tally::from(&rows[0]);
+        assert_eq!((first.requests, first.bytes_served, first.load.count()), (4, 4_000, 4));
+        assert_eq!(sums(rows), [4, 1]);
+
+        // Seven days after the first three: they go, the later stay.
+        let week = config.keep_rows.as_secs();
+        assert_eq!(run(&db, &config, at(week + 700)).await, 4);
+        assert_eq!(acceleration_result::Entity::find().count(&db).await.unwrap(), 1);
+        assert_eq!(retrieval_event::Entity::find().count(&db).await.unwrap(), 2);
+        // Kept for ever.
+        let ever =
+            Config { keep_rows: Duration::ZERO, keep_minutes: Duration::ZERO, keep_hours: Duration::ZERO, ..config };
+        assert_eq!(run(&db, &ever, at(100 * week)).await, 0);
+    }
+}

@@ -131,12 +131,12 @@ fn sample(record: &RetrievalRecord, rate: u32, above: u32) -> Option<u32> {
         return Some(1);
     }
     let one_in = rate.div_ceil(above);
-    (spread(record.id) % u64::from(one_in) == 0).then_some(one_in)
+    spread(record.id).is_multiple_of(u64::from(one_in)).then_some(one_in)
 }
 
 fn keep_trace(record: &RetrievalRecord, rate: u32) -> bool {
     let bad = !matches!(record.outcome, Outcome::Complete | Outcome::ClientAborted);
-    bad || record.load_time > SLOW || rate < QUIET_PER_SECOND || spread(record.id) % TRACE_ONE_IN == 0
+    bad || record.load_time > SLOW || rate < QUIET_PER_SECOND || spread(record.id).is_multiple_of(TRACE_ONE_IN)
 }
 
 /// A hash of the id that is the same in every run.

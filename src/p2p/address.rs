@@ -57,7 +57,9 @@ impl Policy {
     /// Whether an address may be dialled for `peer`. Names pass: they are judged again when they are resolved.
     pub fn permits(&self, addr: &Multiaddr, peer: Option<&PeerId>) -> bool {
         let Some(ip) = ip_of(addr) else { return true };
-        is_public(ip) || self.allowed.iter().any(|net| net.contains(&ip)) || peer.is_some_and(|peer| self.is_trusted(peer))
+        is_public(ip)
+            || self.allowed.iter().any(|net| net.contains(&ip))
+            || peer.is_some_and(|peer| self.is_trusted(peer))
     }
 }
 
@@ -193,9 +195,24 @@ mod tests {
     #[test]
     fn addresses_that_lead_inside_are_private() {
         for ip in [
-            "127.0.0.1", "10.1.2.3", "192.168.1.1", "172.16.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-            "255.255.255.255", "198.18.0.1", "::1", "::", "fe80::1", "fc00::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1",
-            "2001:db8::1", "ff02::1",
+            "127.0.0.1",
+            "10.1.2.3",
+            "192.168.1.1",
+            "172.16.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "198.18.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fc00::1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::7f00:1",
+            "2001:db8::1",
+            "ff02::1",
         ] {
             assert!(!is_public(ip.parse().unwrap()), "{ip}");
         }

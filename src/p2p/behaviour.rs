@@ -9,9 +9,7 @@ use libp2p::identity::Keypair;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{
-    StreamProtocol, autonat, dcutr, identify, kad, mdns, memory_connection_limits, ping, relay, upnp,
-};
+use libp2p::{StreamProtocol, autonat, dcutr, identify, kad, mdns, memory_connection_limits, ping, relay, upnp};
 
 use super::bitswap;
 use super::config::Config;

@@ -156,16 +156,16 @@ impl Exchange for Client {
 
     fn connect(&self, peer: PeerId, addrs: Vec<Multiaddr>, trusted: bool) {
         if !self.send(Command::Connect { peer, addrs, trusted }) {
-            let error = if self.inner.commands.is_closed() { ConnectError::Offline } else { ConnectError::LimitReached };
+            let error =
+                if self.inner.commands.is_closed() { ConnectError::Offline } else { ConnectError::LimitReached };
             self.inner.shared.try_emit(ExchangeEvent::ConnectFailed { peer, error });
         }
     }
 
     fn connected(&self) -> Vec<(PeerId, Transport)> {
         self.view(|view| {
-            let ready = |peer: &PeerId| {
-                self.inner.shared.peer(peer).is_some_and(|peer| peer.ready.load(Ordering::Acquire))
-            };
+            let ready =
+                |peer: &PeerId| self.inner.shared.peer(peer).is_some_and(|peer| peer.ready.load(Ordering::Acquire));
             view.peers.values().filter(|info| ready(&info.peer)).map(|info| (info.peer, info.transport)).collect()
         })
     }

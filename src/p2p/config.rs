@@ -164,7 +164,9 @@ impl<'de> Deserialize<'de> for Bootstrap {
         match BootstrapForm::deserialize(deserializer)? {
             BootstrapForm::Word(word) if word == "default" => Ok(Self::Default),
             BootstrapForm::Word(word) if word == "none" => Ok(Self::None),
-            BootstrapForm::Word(word) => word.parse().map(|addr| Self::List(vec![addr])).map_err(serde::de::Error::custom),
+            BootstrapForm::Word(word) => {
+                word.parse().map(|addr| Self::List(vec![addr])).map_err(serde::de::Error::custom)
+            }
             BootstrapForm::List(list) => Ok(Self::List(list)),
         }
     }

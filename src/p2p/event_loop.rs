@@ -121,6 +121,7 @@ impl EventLoop {
     pub async fn listen(&mut self, addrs: &[Multiaddr]) -> Result<(), NodeError> {
         let mut waiting = HashMap::new();
         for addr in addrs {
+            free(addr).map_err(|error| NodeError::Listen { address: addr.clone(), reason: error.to_string() })?;
             match self.swarm.listen_on(addr.clone()) {
                 Ok(id) => _ = waiting.insert(id, addr.clone()),
                 // A machine without IPv6 is no reason not to start.
@@ -185,7 +186,7 @@ impl EventLoop {
                     }
                 }
                 () = shared.announce.notified() => self.announce(),
-                command = self.commands.recv() => match command {
+                command = self.commands.recv(), if self.events.len() < MAX_PENDING_EVENTS => match command {
                     Some(Command::Shutdown) | None => break,
                     Some(command) => self.on_command(command),
                 },
@@ -237,7 +238,8 @@ impl EventLoop {
             None => {}
         }
         if self.offline || peer == *self.swarm.local_peer_id() {
-            return self.connect_failed(peer, if self.offline { ConnectError::Offline } else { ConnectError::NoAddress });
+            return self
+                .connect_failed(peer, if self.offline { ConnectError::Offline } else { ConnectError::NoAddress });
         }
         if trusted {
             self.policy.trust(peer);
@@ -270,9 +272,8 @@ impl EventLoop {
         let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return Vec::new() };
         // The identifier is not used by the implementation; no connection has it.
         let nobody = ConnectionId::new_unchecked(usize::MAX);
-        let mut addrs = kad
-            .handle_pending_outbound_connection(nobody, Some(*peer), &[], Endpoint::Dialer)
-            .unwrap_or_default();
+        let mut addrs =
+            kad.handle_pending_outbound_connection(nobody, Some(*peer), &[], Endpoint::Dialer).unwrap_or_default();
         addrs.retain(|addr| self.policy.permits(addr, Some(peer)));
         addrs.truncate(MAX_ADDRESSES);
         addrs
@@ -334,11 +335,13 @@ impl EventLoop {
                 self.dial(peer);
             }
         }
-        let routing = self.swarm.behaviour_mut().kad.as_mut().map_or(0, |kad| kad.kbuckets().map(|b| b.num_entries()).sum());
+        let routing =
+            self.swarm.behaviour_mut().kad.as_mut().map_or(0, |kad| kad.kbuckets().map(|b| b.num_entries()).sum());
         self.view.write().unwrap_or_else(PoisonError::into_inner).routing_peers = routing;
         self.metrics.peers.set(self.swarm.network_info().num_peers() as i64);
         self.metrics.exchange_peers.set(self.swarm.behaviour().bitswap.ready().count() as i64);
         self.metrics.address_book.set(self.book.len() as i64);
+        self.shared.metrics.outstanding.set(self.shared.server.outstanding() as i64);
     }
 
     fn finish_query(&mut self, id: &QueryId) {
@@ -484,7 +487,8 @@ impl EventLoop {
     }
 
     fn on_kad(&mut self, event: kad::Event) {
-        let kad::Event::OutboundQueryProgressed { id, result: kad::QueryResult::GetProviders(result), step, .. } = event
+        let kad::Event::OutboundQueryProgressed { id, result: kad::QueryResult::GetProviders(result), step, .. } =
+            event
         else {
             return;
         };
@@ -599,6 +603,24 @@ fn io_kind(error: &std::io::Error) -> Option<std::io::ErrorKind> {
         source = error.source();
     }
     Some(kind)
+}
+
+/// libp2p binds TCP with SO_REUSEPORT, so a second node on the same port would take half of the first one's
+/// connections instead of failing. A plain bind tells. (`[::]` is left out: it would meet our own IPv4 listener.)
+fn free(addr: &Multiaddr) -> std::io::Result<()> {
+    let mut parts = addr.iter();
+    let ip: std::net::IpAddr = match parts.next() {
+        Some(Protocol::Ip4(ip)) => ip.into(),
+        Some(Protocol::Ip6(ip)) if !ip.is_unspecified() => ip.into(),
+        _ => return Ok(()),
+    };
+    match parts.next() {
+        Some(Protocol::Tcp(port)) if port != 0 => match std::net::TcpListener::bind((ip, port)) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(error),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
 }
 
 fn listen_error(addr: &Multiaddr, error: TransportError<std::io::Error>) -> NodeError {

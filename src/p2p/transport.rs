@@ -62,8 +62,8 @@ pub fn build(
         .authenticate(security.clone())
         .multiplex(yamux::Config::default())
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let quic = quic::tokio::Transport::new(quic::Config::new(key))
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let quic =
+        quic::tokio::Transport::new(quic::Config::new(key)).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let direct = tcp.or_transport(quic).map(|either, _| either.into_inner()).boxed();
     let gated = Gate { inner: direct, policy: policy.clone() };
     let named = match config.dns {
@@ -122,10 +122,7 @@ where
         self.inner.dial(addr, opts)
     }
 
-    fn poll(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<TransportEvent<T::ListenerUpgrade, io::Error>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TransportEvent<T::ListenerUpgrade, io::Error>> {
         Pin::new(&mut self.inner).poll(cx)
     }
 }

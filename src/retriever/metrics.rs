@@ -28,7 +28,11 @@ const TALLY: [Row; 13] = [
     ("retriever_block_bytes", "Payload bytes of those blocks", |t| t.bytes),
     ("retriever_wire_bytes", "Bytes on the wire of all blocks that came, wanted or not", |t| t.wire_bytes),
     ("retriever_duplicate_bytes", "Payload bytes of blocks that came again", |t| t.duplicate_bytes),
-    ("retriever_wants_failed", "Wants that ended at a peer without the block: stall, disconnect, refusal, wrong block", |t| t.failed),
+    (
+        "retriever_wants_failed",
+        "Wants that ended at a peer without the block: stall, disconnect, refusal, wrong block",
+        |t| t.failed,
+    ),
     ("retriever_hedges", "Blocks asked for at a second peer while the first still had them to send", |t| t.hedges),
     ("retriever_stalls", "Times a peer with work was found silent", |t| t.stalls),
     ("retriever_reassigned", "Wants moved from one peer to another", |t| t.reassigned),

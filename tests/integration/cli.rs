@@ -99,14 +99,16 @@ fn a_folder_round_trips_and_its_listing_names_every_entry() {
     let tmp = tempfile::tempdir().unwrap();
     let (data, folder, copy) = (tmp.path().join("data"), tmp.path().join("site"), tmp.path().join("copy"));
     fs::create_dir_all(folder.join("deep/er")).unwrap();
-    for (name, size) in [("index.html", 10), ("deep/a b.txt", 300_000), ("deep/er/größe", 0), ("deep/er/100%.txt", 1)] {
+    for (name, size) in [("index.html", 10), ("deep/a b.txt", 300_000), ("deep/er/größe", 0), ("deep/er/100%.txt", 1)]
+    {
         fs::write(folder.join(name), pattern(size)).unwrap();
     }
     let cid = ok(&data, &["add", "-r", "-q", folder.to_str().unwrap()]).trim().to_owned();
     let listing = ok(&data, &["ls", &cid]);
     assert!(listing.contains("index.html") && listing.contains("deep"), "{listing}");
     ok(&data, &["get", &cid, "-o", copy.to_str().unwrap()]);
-    for (name, size) in [("index.html", 10), ("deep/a b.txt", 300_000), ("deep/er/größe", 0), ("deep/er/100%.txt", 1)] {
+    for (name, size) in [("index.html", 10), ("deep/a b.txt", 300_000), ("deep/er/größe", 0), ("deep/er/100%.txt", 1)]
+    {
         assert_eq!(fs::read(copy.join(name)).unwrap(), pattern(size), "{name}");
     }
     assert_eq!(run(&data, &["cat", &format!("{cid}/deep/a b.txt")]).stdout, pattern(300_000));

@@ -117,7 +117,11 @@ impl Behaviour {
     }
 
     fn notify(&mut self, peer_id: PeerId, connection: ConnectionId) {
-        self.push(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::One(connection), event: FromBehaviour::Use });
+        self.push(ToSwarm::NotifyHandler {
+            peer_id,
+            handler: NotifyHandler::One(connection),
+            event: FromBehaviour::Use,
+        });
     }
 }
 
@@ -167,18 +171,14 @@ impl NetworkBehaviour for Behaviour {
         }
     }
 
-    fn on_connection_handler_event(
-        &mut self,
-        peer: PeerId,
-        connection: ConnectionId,
-        event: THandlerOutEvent<Self>,
-    ) {
+    fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
         let Some(connections) = self.peers.get_mut(&peer) else { return };
         match event {
             ToBehaviour::Ready(_) => {
                 connections.announced = true;
                 connections.unsupported = false;
-                let endpoint = connections.open.iter().find(|(id, _)| *id == connection).map(|(_, point)| point.clone());
+                let endpoint =
+                    connections.open.iter().find(|(id, _)| *id == connection).map(|(_, point)| point.clone());
                 if let Some(endpoint) = endpoint {
                     self.push(ToSwarm::GenerateEvent(Event::Ready { peer, endpoint }));
                 }

@@ -17,7 +17,9 @@ use futures::stream::FuturesUnordered;
 use libp2p::core::UpgradeInfo;
 use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade};
 use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
-use libp2p::swarm::{ConnectionHandler, ConnectionHandlerEvent, Stream, StreamProtocol, StreamUpgradeError, SubstreamProtocol};
+use libp2p::swarm::{
+    ConnectionHandler, ConnectionHandlerEvent, Stream, StreamProtocol, StreamUpgradeError, SubstreamProtocol,
+};
 
 use super::Shared;
 use super::message::{PROTOCOLS, Version};
@@ -153,7 +155,10 @@ impl ConnectionHandler for Handler {
                 let reader = stream::read(stream, self.buffers.clone(), self.peer.clone(), self.shared.clone());
                 self.inbound.push(reader.boxed());
             }
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: (mut stream, version), .. }) => {
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
+                protocol: (mut stream, version),
+                ..
+            }) => {
                 stream.ignore_for_keep_alive();
                 let writer = stream::write(stream, version, self.peer.clone(), self.shared.clone());
                 self.outbound = Outbound::Open(writer.boxed());
@@ -161,7 +166,10 @@ impl ConnectionHandler for Handler {
                     self.events.push_back(ToBehaviour::Ready(version));
                 }
             }
-            ConnectionEvent::DialUpgradeError(DialUpgradeError { error: StreamUpgradeError::NegotiationFailed, .. }) => {
+            ConnectionEvent::DialUpgradeError(DialUpgradeError {
+                error: StreamUpgradeError::NegotiationFailed,
+                ..
+            }) => {
                 self.outbound = Outbound::Idle;
                 self.events.push_back(ToBehaviour::Unsupported);
             }

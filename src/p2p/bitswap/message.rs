@@ -223,12 +223,9 @@ fn entry(bytes: Bytes) -> Result<Item, MessageError> {
     let Ok(cid) = Cid::try_from(&entry.block[..]) else { return Ok(Item::Unknown) };
     Ok(match (entry.cancel, entry.want_type) {
         (true, _) => Item::Cancel { cid },
-        (false, 0) => Item::Want {
-            cid,
-            kind: WantKind::Block,
-            priority: entry.priority,
-            send_dont_have: entry.send_dont_have,
-        },
+        (false, 0) => {
+            Item::Want { cid, kind: WantKind::Block, priority: entry.priority, send_dont_have: entry.send_dont_have }
+        }
         (false, 1) => {
             Item::Want { cid, kind: WantKind::Have, priority: entry.priority, send_dont_have: entry.send_dont_have }
         }
@@ -515,7 +512,8 @@ mod tests {
     #[test]
     fn a_block_over_two_mebibytes_is_refused_before_it_is_hashed() {
         let mut frame = BytesMut::new();
-        let payload = Payload { prefix: Bytes::from_static(&[1, 0x55, 0x12, 32]), data: vec![0; MAX_BLOCK_SIZE + 1].into() };
+        let payload =
+            Payload { prefix: Bytes::from_static(&[1, 0x55, 0x12, 32]), data: vec![0; MAX_BLOCK_SIZE + 1].into() };
         put_message(PAYLOAD, &payload, &mut frame);
         assert_eq!(items(frame.freeze()), Err(MessageError::BlockTooLarge));
     }

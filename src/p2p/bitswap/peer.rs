@@ -314,8 +314,11 @@ impl Peer {
     pub fn take_message(&self, version: Version) -> Option<(Outgoing, usize, Vec<Cid>)> {
         let mut state = self.lock();
         let state = &mut *state;
-        let mut message =
-            Outgoing { full: std::mem::take(&mut state.full), cancels: state.cancels.drain().collect(), ..Outgoing::default() };
+        let mut message = Outgoing {
+            full: std::mem::take(&mut state.full),
+            cancels: state.cancels.drain().collect(),
+            ..Outgoing::default()
+        };
         let mut inexpressible = Vec::new();
         while message.wants.len() < WANTS_PER_MESSAGE {
             let Some(cid) = state.unsent.pop_front() else { break };

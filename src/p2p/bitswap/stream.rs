@@ -88,7 +88,8 @@ impl<S: AsyncRead + Unpin> FrameReader<S> {
                 return Ok(Some(frame.split_off(prefix).freeze()));
             }
             if self.filled == self.buffer.len() {
-                let grow = (need - self.filled).min(self.filled.max(if header.is_some() { BLOCK_READ } else { FIRST_READ }));
+                let grow =
+                    (need - self.filled).min(self.filled.max(if header.is_some() { BLOCK_READ } else { FIRST_READ }));
                 self.reserved.take(grow)?;
                 self.buffer.resize(self.filled + grow, 0);
             }
@@ -99,7 +100,11 @@ impl<S: AsyncRead + Unpin> FrameReader<S> {
                 timeout(READ_STALL, read).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
             };
             if count == 0 {
-                return if self.filled == 0 { Ok(None) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()) };
+                return if self.filled == 0 {
+                    Ok(None)
+                } else {
+                    Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
+                };
             }
             self.filled += count;
             if need > PROGRESS_FROM {
@@ -133,7 +138,9 @@ impl Drop for Reserved {
 /// Length of the prefix and of the message, once the prefix is complete.
 fn header(bytes: &[u8]) -> Result<Option<(usize, usize)>, MessageError> {
     match unsigned_varint::decode::u32(bytes) {
-        Ok((length, rest)) if length as usize <= MAX_MESSAGE_SIZE => Ok(Some((bytes.len() - rest.len(), length as usize))),
+        Ok((length, rest)) if length as usize <= MAX_MESSAGE_SIZE => {
+            Ok(Some((bytes.len() - rest.len(), length as usize)))
+        }
         Ok(_) => Err(MessageError::MessageTooLarge),
         Err(unsigned_varint::decode::Error::Insufficient) => Ok(None),
         Err(unsigned_varint::decode::Error::Overflow) => Err(MessageError::MessageTooLarge),
@@ -228,7 +235,12 @@ fn reason(error: MessageError) -> &'static str {
 
 /// Writes what the peer's state has ready, message by message, until the stream fails. Nothing is delayed to be
 /// packed: what comes while a write is pending goes into the next message (T9). Returns the messages written.
-pub async fn write<S: AsyncWrite + Unpin>(mut stream: S, version: Version, peer: Arc<Peer>, shared: Arc<Shared>) -> usize {
+pub async fn write<S: AsyncWrite + Unpin>(
+    mut stream: S,
+    version: Version,
+    peer: Arc<Peer>,
+    shared: Arc<Shared>,
+) -> usize {
     let mut messages = 0;
     loop {
         let Some((message, cost, inexpressible)) = peer.take_message(version) else {

@@ -24,7 +24,10 @@ impl Scheduler {
             let route = RouteId(self.id());
             self.route_index.insert(*cid.hash(), route);
             let state = RouteState::Queued;
-            self.routes.insert(route, Route { cid, sessions: BTreeSet::new(), found: Vec::new(), finished: Vec::new(), state });
+            self.routes.insert(
+                route,
+                Route { cid, sessions: BTreeSet::new(), found: Vec::new(), finished: Vec::new(), state },
+            );
             self.route_queue.push_back(route);
             route
         });
@@ -191,7 +194,7 @@ impl Scheduler {
         }
         let open = self.wants.get(&want).is_some_and(|s| !s.asked.contains(&peer) && !s.excluded.contains_key(&peer));
         if open {
-            self.ask(want, peer, WantKind::Have, false, now);
+            self.ask(want, peer, WantKind::Have, now);
         }
     }
 }
