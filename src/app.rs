@@ -1,1 +1,265 @@
-//! (being written)
+//! The composition root: what is built from what, in which order it starts, and in which it stops.
+//!
+//! Start: data directory and its lock, metrics, blocks, node, routers, retriever, database, listeners, the `api` file,
+//! the ready line. Stop (DESIGN.md §6): stop accepting and let requests in flight end, cancel sessions, close the node,
+//! drain the recorder, close the database, flush the cache, remove the `api` file, release the lock.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p::Multiaddr;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::blockstore::{Blocks, DataDirLock, StoreError};
+use crate::config::{ConfigError, Settings};
+use crate::db::Database;
+use crate::exchange::Exchange;
+use crate::http_peer::delegated::{DelegatedMetrics, DelegatedRouter, RouterUrlError};
+use crate::listener::{self, Tls, TlsError};
+use crate::record::{NoRecords, RecordSink};
+use crate::retriever::Retriever;
+use crate::routing::ContentRouter;
+use crate::supervisor::Supervisor;
+use crate::telemetry::Metrics;
+use crate::{api, dashboard, gateway, p2p};
+
+mod api_file;
+mod parts;
+mod snapshots;
+mod token;
+
+pub use api_file::ApiFile;
+
+use token::AdminToken;
+
+/// How long a stage of the stop may take before it is left behind.
+const STOP_STAGE: Duration = Duration::from_secs(5);
+
+/// Who runs the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// `tidegate serve`.
+    Server,
+    /// Inside another command, for as long as that runs: loopback on free ports, no metrics database, no listening peer.
+    Embedded,
+}
+
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{path}: {error}")]
+    DataDir { path: PathBuf, error: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the node did not start: {0}")]
+    Node(#[from] p2p::NodeError),
+    #[error(transparent)]
+    Router(#[from] RouterUrlError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("{name} cannot listen on {address}: {error}")]
+    Bind { name: &'static str, address: SocketAddr, error: std::io::Error },
+    #[error("admin token file {path}: {error}")]
+    Token { path: PathBuf, error: std::io::Error },
+}
+
+/// A running server.
+pub struct App {
+    api: ApiFile,
+    peers: Vec<Multiaddr>,
+    data_dir: PathBuf,
+    stop: CancellationToken,
+    draining: api::Draining,
+    listeners: Vec<tokio::task::JoinHandle<Option<usize>>>,
+    /// By stage of the stop: listeners, retriever, node, database, store.
+    stages: Stages,
+    node: Option<p2p::Client>,
+    database: Option<Database>,
+    blocks: Arc<Blocks>,
+    _lock: DataDirLock,
+}
+
+/// One supervisor for each stage of the stop, so that a stage ends before the next begins.
+#[derive(Default)]
+struct Stages {
+    listeners: Supervisor,
+    retriever: Supervisor,
+    node: Supervisor,
+    database: Supervisor,
+    store: Supervisor,
+}
+
+impl App {
+    pub async fn start(mut settings: Settings, mode: Mode) -> Result<Self, StartError> {
+        if mode == Mode::Embedded {
+            parts::embed(&mut settings);
+        }
+        let data_dir = settings.data_dir()?;
+        std::fs::create_dir_all(&data_dir).map_err(|error| StartError::DataDir { path: data_dir.clone(), error })?;
+        let lock = DataDirLock::acquire(&data_dir)?;
+        let metrics = Metrics::new();
+        let stages = Stages::default();
+
+        let blocks = Blocks::open(&data_dir, &parts::store(&settings), &metrics, &stages.store).await?;
+        let node = if settings.offline {
+            None
+        } else {
+            let serve = blocks.clone();
+            Some(p2p::Node::start(&parts::node(&settings), &data_dir, serve, &metrics, &stages.node).await?)
+        };
+        let routers = content_routers(&settings, node.as_ref(), &metrics)?;
+        let exchange = node.clone().map(|node| Arc::new(node) as Arc<dyn Exchange>);
+        let retriever = Retriever::new(
+            &parts::retriever(&settings),
+            blocks.clone(),
+            exchange,
+            routers,
+            &metrics,
+            &stages.retriever,
+        );
+
+        let database = match parts::database(&settings) {
+            Some(config) => Some(Database::open(&config, &data_dir, &metrics, &stages.database).await),
+            None => None,
+        };
+        let sink: Arc<dyn RecordSink> = match &database {
+            Some(database) => database.sink(),
+            None => Arc::new(NoRecords),
+        };
+        if let Some(database) = &database {
+            snapshots::start(database, node.clone(), &retriever, &stages.database);
+        }
+
+        let token = AdminToken::load(settings.admin_token_file.as_deref())?;
+        let gateway_tcp = bind("gateway", settings.gateway).await?;
+        let admin_tcp = bind("admin", settings.admin).await?;
+        let tls = match (&settings.tls_cert, &settings.tls_key) {
+            (Some(cert), Some(key)) => Some(Tls::from_files(cert, key)?),
+            _ => None,
+        };
+        let api = ApiFile::new(&gateway_tcp, &admin_tcp, tls.is_some(), &token);
+
+        let draining = api::Draining::default();
+        let gateway_router = gateway::router(gateway::State::new(
+            retriever.clone(),
+            sink,
+            parts::gateway(&settings),
+            token.check(),
+            &metrics,
+        ));
+        let admin = parts::Admin {
+            settings: &settings,
+            api: &api,
+            token: token.check(),
+            blocks: blocks.clone(),
+            retriever: retriever.clone(),
+            node: node.clone(),
+            database: database.clone(),
+            metrics: metrics.clone(),
+            supervisors: stages.all(),
+            draining: draining.clone(),
+        };
+        let admin_router = api::router(admin.api_state()).merge(dashboard::router(admin.dashboard_state()));
+
+        let stop = CancellationToken::new();
+        let stats = listener::Stats::new(&metrics);
+        let mut listeners = Vec::new();
+        for (name, tcp, router) in [("gateway", gateway_tcp, gateway_router), ("admin", admin_tcp, admin_router)] {
+            let options = listener::Options {
+                name,
+                config: parts::listener(&settings),
+                trusted_proxies: settings.trusted_proxy.clone(),
+                tls: tls.clone(),
+                stats: stats.clone(),
+            };
+            let (supervisor, stop) = (stages.listeners.clone(), stop.clone());
+            let serving = async move { listener::serve(tcp, router, options, &supervisor, stop).await };
+            listeners.push(stages.listeners.spawn(name, serving));
+        }
+
+        if let Err(error) = api.write(&data_dir) {
+            warn!(%error, "the api file cannot be written: other commands will not find this server");
+        }
+        let peers = node.as_ref().map(p2p::Client::listen_addrs).unwrap_or_default();
+        info!(gateway = api.gateway, admin = api.admin, data_dir = %data_dir.display(), "started");
+        Ok(Self { api, peers, data_dir, stop, draining, listeners, stages, node, database, blocks, _lock: lock })
+    }
+
+    /// The one line that `serve` prints on stdout (DESIGN.md §8).
+    pub fn ready_line(&self) -> String {
+        let mut line = format!("ready gateway={} admin={}", self.api.gateway, self.api.admin);
+        for peer in &self.peers {
+            line.push_str(&format!(" peer={peer}"));
+        }
+        line
+    }
+
+    pub fn api_file(&self) -> &ApiFile {
+        &self.api
+    }
+
+    /// Stops in the order that the module names. Ends by itself: every stage has a deadline.
+    pub async fn stop(self) {
+        self.draining.begin();
+        self.stop.cancel();
+        for listener in self.listeners {
+            // The listener holds its own drain deadline.
+            let _ = listener.await;
+        }
+        for (name, stage) in [("retriever", &self.stages.retriever), ("listeners", &self.stages.listeners)] {
+            report(name, stage.stop(STOP_STAGE).await);
+        }
+        if let Some(node) = &self.node {
+            node.shutdown().await;
+        }
+        report("node", self.stages.node.stop(STOP_STAGE).await);
+        if let Some(database) = &self.database {
+            database.close(STOP_STAGE).await;
+        }
+        report("database", self.stages.database.stop(STOP_STAGE).await);
+        self.blocks.close().await;
+        report("store", self.stages.store.stop(STOP_STAGE).await);
+        ApiFile::remove(&self.data_dir);
+        info!("stopped");
+    }
+}
+
+impl Stages {
+    fn all(&self) -> Vec<Supervisor> {
+        let Self { listeners, retriever, node, database, store } = self;
+        [listeners, retriever, node, database, store].into_iter().cloned().collect()
+    }
+}
+
+fn report(stage: &str, left: Vec<&'static str>) {
+    if !left.is_empty() {
+        warn!(stage, ?left, "tasks did not end in time");
+    }
+}
+
+async fn bind(name: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Bind { name, address, error })
+}
+
+/// Routers in the order in which the standard policy asks them: configured peers, local network, delegated, DHT.
+fn content_routers(
+    settings: &Settings,
+    node: Option<&p2p::Client>,
+    metrics: &Metrics,
+) -> Result<Vec<Arc<dyn ContentRouter>>, StartError> {
+    let mut routers = node.map(p2p::Client::routers).unwrap_or_default();
+    if !settings.offline {
+        let counters = DelegatedMetrics::new(metrics);
+        for url in &settings.router {
+            routers.push(Arc::new(DelegatedRouter::new(url, counters.clone())?));
+        }
+    }
+    routers.sort_by_key(|router| router.kind());
+    Ok(routers)
+}

@@ -1,11 +1,37 @@
 //! Blocks at rest: the port, and where they rest (durable files, the cache, pins).
+//!
+//! [`Blocks`] composes the tiers in the order in which they are asked: memory, durable files, disk cache. Fetched blocks
+//! go to the caches only ([`Blocks::cache`]); what people add goes to the durable files ([`Blockstore::put`]) and is kept
+//! from [`Blocks::gc`] by [`Pins`]. Every tier keys blocks by multihash, and every read verifies.
 
+mod blocks;
+mod config;
+mod disk_cache;
+mod durable;
+mod gc;
+mod lock;
 pub mod memory;
+mod memory_cache;
+mod metrics;
+mod pins;
+mod scrub;
+
+use std::io;
+use std::path::Path;
 
 use async_trait::async_trait;
 use thiserror::Error;
 
 use crate::ipld::{Block, Cid};
+
+pub use blocks::{AddGuard, Blocks, Stats};
+pub use config::Config;
+pub use durable::DurableStore;
+pub use gc::{GcReport, Links, LinksFn};
+pub use lock::DataDirLock;
+pub use metrics::TierStats;
+pub use pins::{MAX_PIN_NAME, Pin, PinKind, Pins};
+pub use scrub::ScrubReport;
 
 /// Which tier answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +63,29 @@ pub enum StoreError {
     /// The data directory belongs to another process.
     #[error("{path} is in use by another process")]
     Locked { path: String },
+    /// Only one `gc` and one `scrub` run at a time, and `gc` waits a bounded time for running adds.
+    #[error("{what} is running; try again when it has ended")]
+    Busy { what: &'static str },
+    /// [`Blocks::close`] was called.
+    #[error("the block store is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// Sorts an I/O error into full, read-only or other.
+    pub fn at(path: &Path, error: io::Error) -> Self {
+        let path = path.display().to_string();
+        match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Self::Full { path },
+            Some(libc::EROFS | libc::EACCES | libc::EPERM) => Self::ReadOnly { path, error: error.to_string() },
+            _ => Self::Io { path, error },
+        }
+    }
+
+    /// Whether writing failed because of the disk's state, not because of the data: HTTP 507, exit 6.
+    pub fn is_unwritable(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::ReadOnly { .. })
+    }
 }
 
 /// Figures of a store.

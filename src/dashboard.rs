@@ -1,1 +1,93 @@
-//! (being written)
+//! The pages of the admin listener: server-rendered, useful without scripts, no page with a figure that nobody measured.
+//!
+//! One file per page. Handlers read one thing below and return a template over view structs (invariant 8). Protection
+//! (Host, token, Origin, security headers) is put around the merged admin router by `api::admin_router`.
+
+pub mod assets;
+mod attention;
+mod chart;
+mod error;
+pub mod filters;
+mod overview;
+mod page;
+mod retrieval;
+mod retrievals;
+mod verdict;
+mod waterfall;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::get;
+
+use crate::db::{Database, DbError};
+
+/// What the pages read.
+#[derive(Clone)]
+pub struct State {
+    /// `None`: no records are kept (`--database none`).
+    pub db: Option<Database>,
+    /// The node as it is at this moment; called once a page, must not wait.
+    pub node: Arc<dyn Fn() -> NodeSnapshot + Send + Sync>,
+    /// Where people reach the gateway, without a slash at the end: `http://127.0.0.1:8080`.
+    pub gateway: String,
+    /// `--compare-share`: the share of cold retrievals that run the standard policy, 0..=1.
+    pub compare_share: f64,
+}
+
+/// What pages show of the node without asking the database.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NodeSnapshot {
+    /// Connected peers, and those of them that speak Bitswap.
+    pub peers: usize,
+    pub exchange_peers: usize,
+    /// Names of the sources of providers in use (`dht`, `mdns`, `delegated`, `configured`).
+    pub routers: Vec<String>,
+    /// What an operator should know about this machine, one sentence each.
+    pub warnings: Vec<String>,
+    /// `--offline`.
+    pub offline: bool,
+    /// The durable store or its disk refuses writes; the reason in words.
+    pub store_problem: Option<String>,
+}
+
+/// The pages, their partials and `/static/`.
+pub fn router(state: State) -> Router {
+    assets::prepare();
+    Router::new()
+        .route("/", get(overview::page))
+        .route("/partials/overview", get(overview::partial))
+        .route("/retrievals", get(retrievals::page))
+        .route("/retrievals/{id}", get(retrieval::page))
+        .route("/static/{*path}", get(assets::serve))
+        .fallback(error::not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .with_state(state)
+}
+
+/// Why a read of the database gave nothing.
+enum Unread {
+    /// `--database none`.
+    Off,
+    Failed(DbError),
+}
+
+impl State {
+    fn database(&self) -> Result<&Database, Unread> {
+        self.db.as_ref().ok_or(Unread::Off)
+    }
+}
+
+impl From<DbError> for Unread {
+    fn from(error: DbError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// The command that fills an empty page: an identity CID, which needs no peer.
+fn example(gateway: &str) -> String {
+    format!("curl {gateway}/ipfs/bafkqabtimvwgy3yk")
+}
+
+#[cfg(test)]
+mod verdict_tests;

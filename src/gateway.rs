@@ -1,1 +1,101 @@
-//! (being written)
+//! The HTTP gateway: `/ipfs/{cid}[/path]` as files, directory pages, raw blocks and CARs.
+//!
+//! The way of a request is DESIGN.md §6. One file per form of answer under [`respond`]; what a request asks for is
+//! parsed once ([`format`], [`range`], [`conditional`]); the status of every error is decided in [`error`].
+
+mod body;
+pub mod conditional;
+pub mod content_type;
+pub mod error;
+pub mod format;
+mod guard;
+mod handler;
+pub mod headers;
+mod metrics;
+mod middleware;
+mod page;
+mod problem;
+pub mod range;
+mod respond;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::any;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+
+use crate::record::RecordSink;
+use crate::retriever::Retriever;
+use crate::telemetry::Metrics;
+use metrics::Counts;
+
+/// Limits of the gateway.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Requests for content that are answered at once; more get 429. Default 4,096. Lower it where memory is scarce:
+    /// each holds up to its read-ahead. 0: nothing is answered.
+    pub concurrent_requests: u32,
+    /// How long a request may take until its first byte of content is ready; then it gets 504. Default 30 s. Keep it
+    /// at or above the retriever's own timeout, whose answers say more. 0: no limit.
+    #[serde(with = "humantime_serde")]
+    pub first_byte_timeout: Duration,
+    /// How long a request may take in all; then its body is reset. Default 1 h. 0: no limit.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// Serve what a browser would run (HTML, SVG) with `Content-Security-Policy: sandbox`: every path shares the
+    /// gateway's origin. Default false, because it breaks sites that store things; true where the gateway's host name
+    /// has other uses.
+    pub sandbox: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            concurrent_requests: 4096,
+            first_byte_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(3600),
+            sandbox: false,
+        }
+    }
+}
+
+/// Says whether a text is an admin token.
+pub type TokenCheck = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// What the gateway is made of.
+#[derive(Clone)]
+pub struct State {
+    pub retriever: Retriever,
+    pub sink: Arc<dyn RecordSink>,
+    pub config: Config,
+    /// Who presents such a token as a bearer may choose `?policy=`.
+    pub is_admin_token: TokenCheck,
+}
+
+/// The gateway as a router. Registers its metrics: build it once a process, and clone it for further listeners.
+pub fn router(state: State, metrics: &Metrics) -> Router {
+    let counts = Counts::new(metrics);
+    let gateway = Arc::new(Gateway {
+        permits: Arc::new(Semaphore::new(state.config.concurrent_requests as usize)),
+        counts: counts.clone(),
+        state,
+    });
+    Router::new()
+        .route("/", any(handler::home))
+        .route("/ipfs", any(handler::open))
+        .route("/ipfs/", any(handler::open))
+        .route("/ipfs/{*path}", any(handler::content))
+        .fallback(handler::nothing)
+        .layer(axum::middleware::from_fn_with_state(counts, middleware::wrap))
+        .with_state(gateway)
+}
+
+/// The router's state.
+struct Gateway {
+    state: State,
+    permits: Arc<Semaphore>,
+    counts: Counts,
+}

@@ -5,6 +5,7 @@
 
 mod engine;
 pub mod ledger;
+mod local;
 mod metrics;
 mod rate;
 mod report;

@@ -84,6 +84,11 @@ impl Block {
         (cid.hash() == self.cid.hash()).then(|| Self { cid, data: self.data.clone() })
     }
 
+    /// The block with its bytes in a buffer of their own, so that nothing larger stays alive with them.
+    pub fn detached(&self) -> Self {
+        Self { cid: self.cid, data: Bytes::copy_from_slice(&self.data) }
+    }
+
     pub fn cid(&self) -> &Cid {
         &self.cid
     }

@@ -1,1 +1,203 @@
+//! The command line as scripts meet it: what is printed where, and the exit codes of DESIGN.md §8.
 
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+const HELLO_CID: &str = "bafkqabtimvwgy3yk";
+/// Not in any store of these tests.
+const NOWHERE: &str = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy";
+
+fn command(data: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command
+        .env("TIDEGATE_DATA_DIR", data)
+        .env("TIDEGATE_BOOTSTRAP", "none")
+        .env("TIDEGATE_NO_MDNS", "true")
+        .env("TIDEGATE_DNS", "none")
+        .env("TIDEGATE_CACHE_DISK", "0")
+        .env_remove("TIDEGATE_CONFIG")
+        .env_remove("RUST_LOG");
+    command
+}
+
+fn run(data: &Path, args: &[&str]) -> Output {
+    command(data).args(args).output().unwrap()
+}
+
+fn ok(data: &Path, args: &[&str]) -> String {
+    let output = run(data, args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "tidegate {args:?}: {:?}: {stderr}", output.status.code());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn code(data: &Path, args: &[&str]) -> (i32, String) {
+    let output = run(data, args);
+    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A server on free loopback ports; stopped by SIGTERM when dropped.
+struct Server {
+    child: Child,
+    ready: String,
+}
+
+impl Server {
+    fn start(data: &Path) -> Self {
+        let mut child = command(data)
+            .args(["serve", "--gateway", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--listen", "/ip4/127.0.0.1/tcp/0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        Self { child, ready }
+    }
+
+    fn stop(&mut self) -> i32 {
+        // SAFETY: a signal to a child that this struct owns and has not waited for.
+        unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len as u64).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+#[test]
+fn what_is_added_comes_back_byte_for_byte_with_and_without_a_server() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, file) = (tmp.path().join("data"), tmp.path().join("file"));
+    fs::write(&file, pattern(1_300_000)).unwrap();
+    // Alone on the data directory.
+    let cid = ok(&data, &["add", "-q", file.to_str().unwrap()]).trim().to_owned();
+    assert_eq!(run(&data, &["cat", &cid]).stdout, pattern(1_300_000));
+    // Through a running server.
+    let mut server = Server::start(&data);
+    assert!(server.ready.starts_with("ready gateway=http://127.0.0.1:"), "{}", server.ready);
+    assert!(server.ready.contains(" admin=http://127.0.0.1:") && server.ready.contains(" peer=/ip4/127.0.0.1/tcp/"));
+    assert_eq!(run(&data, &["cat", &cid]).stdout, pattern(1_300_000));
+    assert_eq!(ok(&data, &["add", "-q", file.to_str().unwrap()]).trim(), cid);
+    assert!(ok(&data, &["pin", "ls"]).contains(&cid));
+    assert!(ok(&data, &["id"]).contains("12D3KooW"));
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn a_folder_round_trips_and_its_listing_names_every_entry() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, folder, copy) = (tmp.path().join("data"), tmp.path().join("site"), tmp.path().join("copy"));
+    fs::create_dir_all(folder.join("deep/er")).unwrap();
+    for (name, size) in [("index.html", 10), ("deep/a b.txt", 300_000), ("deep/er/größe", 0), ("deep/er/100%.txt", 1)]
+    {
+        fs::write(folder.join(name), pattern(size)).unwrap();
+    }
+    let cid = ok(&data, &["add", "-r", "-q", folder.to_str().unwrap()]).trim().to_owned();
+    let listing = ok(&data, &["ls", &cid]);
+    assert!(listing.contains("index.html") && listing.contains("deep"), "{listing}");
+    ok(&data, &["get", &cid, "-o", copy.to_str().unwrap()]);
+    for (name, size) in [("index.html", 10), ("deep/a b.txt", 300_000), ("deep/er/größe", 0), ("deep/er/100%.txt", 1)]
+    {
+        assert_eq!(fs::read(copy.join(name)).unwrap(), pattern(size), "{name}");
+    }
+    assert_eq!(run(&data, &["cat", &format!("{cid}/deep/a b.txt")]).stdout, pattern(300_000));
+    let refs = ok(&data, &["refs", "-r", &cid]);
+    assert!(refs.lines().count() >= 6, "{refs}");
+}
+
+#[test]
+fn get_goes_on_where_it_stopped_and_keeps_no_part() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, file, out) = (tmp.path().join("data"), tmp.path().join("file"), tmp.path().join("out"));
+    fs::write(&file, pattern(900_000)).unwrap();
+    let cid = ok(&data, &["add", "-q", file.to_str().unwrap()]).trim().to_owned();
+    // What an interrupted run leaves: a correct beginning under the part's name.
+    let part = tmp.path().join(format!("out.{}.part", &cid[cid.len() - 12..]));
+    fs::write(&part, &pattern(900_000)[..400_000]).unwrap();
+    ok(&data, &["get", &cid, "-o", out.to_str().unwrap()]);
+    assert_eq!(fs::read(&out).unwrap(), pattern(900_000));
+    assert!(!part.exists());
+}
+
+#[test]
+fn a_car_file_carries_a_dag_to_another_store() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (one, two) = (tmp.path().join("one"), tmp.path().join("two"));
+    let (file, car) = (tmp.path().join("file"), tmp.path().join("dag.car"));
+    fs::write(&file, pattern(700_000)).unwrap();
+    let cid = ok(&one, &["add", "-q", file.to_str().unwrap()]).trim().to_owned();
+    ok(&one, &["car", "export", &cid, "-o", car.to_str().unwrap()]);
+    assert!(ok(&two, &["car", "import", car.to_str().unwrap()]).contains(&cid));
+    assert_eq!(run(&two, &["cat", &cid]).stdout, pattern(700_000));
+    assert!(ok(&two, &["pin", "ls"]).contains(&cid));
+}
+
+#[test]
+fn gc_takes_what_no_pin_needs_and_nothing_else() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, keep, drop) = (tmp.path().join("data"), tmp.path().join("keep"), tmp.path().join("drop"));
+    fs::write(&keep, pattern(600_000)).unwrap();
+    fs::write(&drop, pattern(600_001)).unwrap();
+    let keep = ok(&data, &["add", "-q", keep.to_str().unwrap()]).trim().to_owned();
+    let gone = ok(&data, &["add", "-q", drop.to_str().unwrap()]).trim().to_owned();
+    ok(&data, &["pin", "rm", &gone]);
+    ok(&data, &["gc"]);
+    assert_eq!(run(&data, &["cat", &keep]).stdout, pattern(600_000));
+    let (exit, _) = code(&data, &["cat", &gone]);
+    assert_eq!(exit, 3);
+    ok(&data, &["scrub"]);
+}
+
+#[test]
+fn exit_codes_tell_what_kind_of_failure_it_was() {
+    let tmp = tempfile::tempdir().unwrap();
+    let data = tmp.path().join("data");
+    assert_eq!(ok(&data, &["cat", HELLO_CID]), "hello\n");
+    let (exit, stderr) = code(&data, &["cat", NOWHERE]);
+    assert_eq!(exit, 3, "{stderr}");
+    assert!(stderr.contains("error: "), "{stderr}");
+    assert_eq!(code(&data, &["cat", "not-a-cid"]).0, 2);
+    assert_eq!(code(&data, &["no-such-command"]).0, 2);
+    assert_eq!(code(&data, &["add", "/no/such/file"]).0, 1);
+    assert_eq!(code(&data, &["config", "check", "--config", "/no/such/file"]).0, 2);
+    assert_eq!(code(&data, &["add", tmp.path().to_str().unwrap()]).0, 2, "a folder needs -r");
+}
+
+#[test]
+fn errors_as_json_hold_the_exit_code() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (exit, stderr) = code(&tmp.path().join("data"), &["--json", "cat", NOWHERE]);
+    let error: serde_json::Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
+    assert_eq!((exit, error["exit"].as_i64()), (3, Some(3)));
+}
+
+#[test]
+fn a_second_server_on_the_same_data_directory_is_refused() {
+    let tmp = tempfile::tempdir().unwrap();
+    let data = tmp.path().join("data");
+    let mut server = Server::start(&data);
+    let (exit, stderr) = code(&data, &["serve", "--gateway", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--offline"]);
+    assert_eq!(exit, 1);
+    assert!(stderr.contains("in use by another process"), "{stderr}");
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn settings_and_completions_print_on_standard_output() {
+    let tmp = tempfile::tempdir().unwrap();
+    let shown = ok(tmp.path(), &["config", "show", "--cache-memory", "1MiB"]);
+    assert!(shown.contains("cache-memory = \"1MiB\""), "{shown}");
+    assert!(ok(tmp.path(), &["completions", "bash"]).contains("tidegate"));
+    assert!(ok(tmp.path(), &["doctor"]).contains("data directory"));
+}

@@ -1,1 +1,4 @@
-//! Against a real Kubo.
+//! Against a real Kubo. Where its binary is absent the tests say so and do nothing; `.ci/run` builds it.
+
+mod bitswap;
+mod kubo;

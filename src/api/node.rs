@@ -1,0 +1,237 @@
+//! This server and its peers: `/id`, `/stats`, `/config`, `/p2p/peers`, `/p2p/analytics`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::extract::State as Extract;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+
+use super::extract::{Known, Query, fresh, tagged};
+use super::problem::Problem;
+use super::{State, database};
+use crate::blockstore;
+use crate::db::DbState;
+use crate::db::queries::Window;
+use crate::p2p::Direction;
+use crate::retriever::PeerSnapshot;
+use crate::topology;
+
+/// Peers in one answer.
+const MAX_PEERS: usize = 500;
+/// The window of analytics when none is asked for, and the longest, in seconds.
+const DEFAULT_WINDOW_S: u64 = 24 * 3600;
+const MAX_WINDOW_S: u64 = 90 * 24 * 3600;
+
+#[derive(Serialize)]
+struct Id {
+    peer_id: Option<String>,
+    /// With `/p2p/ID` at the end.
+    addresses: Vec<String>,
+    /// Those under which others reached this node.
+    external_addresses: Vec<String>,
+    gateway: String,
+    version: &'static str,
+    offline: bool,
+}
+
+pub async fn id(Extract(state): Extract<State>, known: Known) -> Result<Response, Problem> {
+    let node = state.node.as_ref();
+    let texts = |addrs: Vec<libp2p::Multiaddr>| addrs.iter().map(ToString::to_string).collect();
+    let id = Id {
+        peer_id: node.map(|node| node.peer_id().to_string()),
+        addresses: node.map(|node| texts(node.listen_addrs())).unwrap_or_default(),
+        external_addresses: node.map(|node| texts(node.external_addrs())).unwrap_or_default(),
+        gateway: state.gateway.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        offline: node.is_none(),
+    };
+    tagged(&known, &id)
+}
+
+pub async fn config(Extract(state): Extract<State>, known: Known) -> Result<Response, Problem> {
+    tagged(&known, &state.config)
+}
+
+#[derive(Serialize)]
+struct Stats {
+    uptime_s: f64,
+    version: &'static str,
+    store: blockstore::Stats,
+    retriever: RetrieverStats,
+    peers: Peers,
+    database: Option<DbState>,
+    /// By name; tasks that run now, ended, panicked.
+    workers: BTreeMap<&'static str, Worker>,
+}
+
+#[derive(Serialize)]
+struct RetrieverStats {
+    active_sessions: usize,
+    blocks: u64,
+    bytes: u64,
+    duplicate_bytes: u64,
+    wire_bytes: u64,
+    failed: u64,
+    hedges: u64,
+    stalls: u64,
+    reassigned: u64,
+    corrupt: u64,
+    not_found: u64,
+    timeouts: u64,
+}
+
+#[derive(Serialize)]
+struct Peers {
+    connected: usize,
+    exchange: usize,
+    dht_routing: usize,
+}
+
+#[derive(Serialize, Default)]
+struct Worker {
+    running: usize,
+    ended: u64,
+    panicked: u64,
+}
+
+pub async fn stats(Extract(state): Extract<State>) -> Response {
+    let totals = state.retriever.totals();
+    let peers = state.node.as_ref().map(|node| (node.peers(), node.dht_routing_peers())).unwrap_or_default();
+    let mut workers: BTreeMap<&'static str, Worker> = BTreeMap::new();
+    for (name, worker) in state.supervisors.iter().flat_map(|supervisor| supervisor.workers()) {
+        let sum = workers.entry(name).or_default();
+        sum.running += worker.running;
+        sum.ended += worker.ended;
+        sum.panicked += worker.panicked;
+    }
+    let stats = Stats {
+        uptime_s: state.started.elapsed().as_secs_f64(),
+        version: env!("CARGO_PKG_VERSION"),
+        store: state.blocks.stats(),
+        retriever: RetrieverStats {
+            active_sessions: state.retriever.active_sessions(),
+            blocks: totals.blocks,
+            bytes: totals.bytes,
+            duplicate_bytes: totals.duplicate_bytes,
+            wire_bytes: totals.wire_bytes,
+            failed: totals.failed,
+            hedges: totals.hedges,
+            stalls: totals.stalls,
+            reassigned: totals.reassigned,
+            corrupt: totals.corrupt,
+            not_found: totals.not_found,
+            timeouts: totals.timeouts,
+        },
+        peers: Peers {
+            connected: peers.0.len(),
+            exchange: peers.0.iter().filter(|peer| peer.exchange).count(),
+            dht_routing: peers.1,
+        },
+        database: state.db.as_ref().map(|db| db.state()),
+        workers,
+    };
+    fresh(StatusCode::OK, stats)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeersAsked {
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct PeerList {
+    /// Connected peers, those that delivered most first.
+    items: Vec<PeerView>,
+    /// All of them, shown or not.
+    total: usize,
+}
+
+#[derive(Serialize)]
+struct PeerView {
+    peer_id: String,
+    agent: Option<String>,
+    transport: &'static str,
+    direction: &'static str,
+    addrs: Vec<String>,
+    protocols: Vec<String>,
+    /// Speaks Bitswap.
+    exchange: bool,
+    connected_since_us: u64,
+    rtt_ms: Option<f64>,
+    /// Bytes a second, the windowed maximum.
+    rate_bps: Option<f64>,
+    /// Of Bitswap messages.
+    bytes_in: u64,
+    bytes_out: u64,
+    /// Delivered for retrievals.
+    blocks: u64,
+    block_bytes: u64,
+    failures: u64,
+    strikes: f64,
+    outstanding: usize,
+}
+
+pub async fn peers(Extract(state): Extract<State>, Query(asked): Query<PeersAsked>) -> Result<Response, Problem> {
+    let limit = asked.limit.unwrap_or(MAX_PEERS);
+    if limit == 0 || limit > MAX_PEERS {
+        return Err(Problem::bad_request(format!("limit is 1 to {MAX_PEERS}")));
+    }
+    let connected = state.node.as_ref().map(|node| node.peers()).unwrap_or_default();
+    let ledger: HashMap<_, PeerSnapshot> =
+        state.retriever.peers().into_iter().map(|snapshot| (snapshot.peer, snapshot)).collect();
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let total = connected.len();
+    let mut items: Vec<PeerView> = connected
+        .into_iter()
+        .map(|peer| {
+            let known = ledger.get(&peer.peer);
+            PeerView {
+                peer_id: peer.peer.to_string(),
+                agent: peer.agent,
+                transport: peer.transport.as_str(),
+                direction: match peer.direction {
+                    Direction::Inbound => "inbound",
+                    Direction::Outbound => "outbound",
+                },
+                addrs: peer.addrs.iter().map(ToString::to_string).collect(),
+                protocols: peer.protocols,
+                exchange: peer.exchange,
+                connected_since_us: peer
+                    .connected_since
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX)),
+                rtt_ms: known.and_then(|known| known.rtt).or(peer.rtt).map(ms),
+                rate_bps: known.and_then(|known| known.rate.or(known.max_rate)),
+                bytes_in: peer.bytes_in,
+                bytes_out: peer.bytes_out,
+                blocks: known.map_or(0, |known| known.blocks),
+                block_bytes: known.map_or(0, |known| known.bytes),
+                failures: known.map_or(0, |known| known.failures),
+                strikes: known.map_or(0.0, |known| known.strikes),
+                outstanding: known.map_or(0, |known| known.outstanding),
+            }
+        })
+        .collect();
+    items.sort_by(|a, b| b.block_bytes.cmp(&a.block_bytes).then_with(|| a.peer_id.cmp(&b.peer_id)));
+    items.truncate(limit);
+    Ok(fresh(StatusCode::OK, PeerList { items, total }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnalyticsAsked {
+    /// Seconds back from now.
+    window_s: Option<u64>,
+}
+
+pub async fn analytics(Extract(state): Extract<State>, Query(asked): Query<AnalyticsAsked>) -> Result<Response, Problem> {
+    let seconds = asked.window_s.unwrap_or(DEFAULT_WINDOW_S);
+    if seconds == 0 || seconds > MAX_WINDOW_S {
+        return Err(Problem::bad_request(format!("window_s is 1 to {MAX_WINDOW_S}")));
+    }
+    let window = Window::last(Duration::from_secs(seconds), SystemTime::now());
+    Ok(fresh(StatusCode::OK, topology::current(database(&state)?, state.facts, window).await?))
+}

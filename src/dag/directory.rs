@@ -1,0 +1,285 @@
+//! Directories of any size, basic and sharded (HAMT), with bounded memory.
+//!
+//! Entries come in the order of the graph: a basic directory's is its writer's (by name, mostly), a HAMT's is by hash.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use futures::stream::Stream;
+use thiserror::Error;
+
+use super::seen::{Novelty, Seen};
+use crate::ipld::unixfs::{self, DirEntry, HamtEntry, HamtLookup, HamtNode, Node, UnixFsError};
+use crate::ipld::{Block, Cid, codec};
+use crate::retriever::{FetchError, Hint, Session};
+
+/// Levels of shards that a 64-bit hash can tell apart at the smallest fanout, 8.
+const MAX_SHARD_DEPTH: usize = 21;
+/// Shards of one directory that are remembered, so that none is read twice: 268 million entries at fanout 256.
+const MAX_SHARDS: usize = 1 << 20;
+/// Shards that may wait to be read. Depth-first, a directory of fanout 1,024 has at most 7 x 1,024 waiting.
+const MAX_PENDING_SHARDS: usize = 32 << 10;
+/// What a shard is charged to the read-ahead, in bytes: its size is not known before it is here.
+const SHARD_CHARGE: u64 = 32 << 10;
+
+#[derive(Debug, Clone, Error)]
+pub enum DirectoryError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("{cid} is malformed: {error}")]
+    Malformed { cid: Cid, error: UnixFsError },
+    #[error("{cid} is not a directory")]
+    NotADirectory { cid: Cid },
+    /// Each shard of a directory holds other names, so none can occur twice.
+    #[error("shard {cid} occurs twice in one directory")]
+    RepeatedShard { cid: Cid },
+    /// A shard whose fanout is not its parent's.
+    #[error("shard {cid} has another fanout than its directory")]
+    FanoutMismatch { cid: Cid },
+    #[error("{cid} is deeper than a 64-bit hash allows")]
+    TooDeep { cid: Cid },
+    #[error("the directory has more than {MAX_SHARDS} shards")]
+    TooManyShards,
+}
+
+/// One name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub name: String,
+    pub cid: Cid,
+    /// Bytes of the whole graph below, as the writer claims; not verified.
+    pub tsize: Option<u64>,
+}
+
+/// What [`find_with`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Lookup {
+    Found(Entry),
+    Missing,
+    NotADirectory,
+}
+
+/// Looks `name` up under the directory whose root is `root`; of a HAMT only the shards on the way are fetched.
+pub async fn find(session: &Session, root: &Block, name: &str) -> Result<Option<Entry>, DirectoryError> {
+    match find_with(session, root, name, &mut Vec::new()).await? {
+        Lookup::Found(entry) => Ok(Some(entry)),
+        Lookup::Missing => Ok(None),
+        Lookup::NotADirectory => Err(DirectoryError::NotADirectory { cid: *root.cid() }),
+    }
+}
+
+/// The directory's `index.html`, if it has one.
+pub async fn index_html(session: &Session, root: &Block) -> Result<Option<Entry>, DirectoryError> {
+    find(session, root, "index.html").await
+}
+
+/// Like [`find`]; adds every block that was read, `root` first, to `way`.
+pub(super) async fn find_with(
+    session: &Session,
+    root: &Block,
+    name: &str,
+    way: &mut Vec<Block>,
+) -> Result<Lookup, DirectoryError> {
+    way.push(root.clone());
+    let mut shard = match decode(root)? {
+        Some(Node::Directory(directory)) => {
+            let found = directory.get(name).cloned();
+            return Ok(found.map_or(Lookup::Missing, |entry| Lookup::Found(entry.into())));
+        }
+        Some(Node::HamtShard(shard)) => shard,
+        _ => return Ok(Lookup::NotADirectory),
+    };
+    let fanout = shard.fanout;
+    for depth in 0..=MAX_SHARD_DEPTH {
+        let shard_cid = way.last().map_or(*root.cid(), |block| *block.cid());
+        let lookup = shard.lookup(name, depth);
+        let cid = match lookup.map_err(|error| DirectoryError::Malformed { cid: shard_cid, error })? {
+            HamtLookup::Absent => return Ok(Lookup::Missing),
+            HamtLookup::Found(entry) => return Ok(Lookup::Found(entry.into())),
+            HamtLookup::Descend(cid) => cid,
+        };
+        let block = session.fetch(&cid).await?;
+        shard = sub_shard(&block, fanout)?;
+        way.push(block);
+    }
+    Err(DirectoryError::TooDeep { cid: *root.cid() })
+}
+
+/// The entries of a directory, as a [`Stream`] that ends after an error.
+///
+/// Cancel safe: dropping it takes its wants back.
+pub struct Entries {
+    session: Session,
+    fanout: u32,
+    ready: VecDeque<Entry>,
+    /// Shards to be read, the next one last.
+    shards: Vec<Shard>,
+    outstanding: u64,
+    fetching: Option<(Vec<u32>, Fetching)>,
+    seen: Seen,
+    sharded: bool,
+    failed: bool,
+}
+
+type Fetching = BoxFuture<'static, Result<Block, FetchError>>;
+
+#[derive(Debug)]
+struct Shard {
+    cid: Cid,
+    /// The indexes that lead to it from the root.
+    path: Vec<u32>,
+    asked: bool,
+}
+
+impl From<DirEntry> for Entry {
+    fn from(entry: DirEntry) -> Self {
+        Self { name: entry.name, cid: entry.cid, tsize: entry.tsize }
+    }
+}
+
+impl Entries {
+    /// The entries under `root`.
+    pub fn new(session: Session, root: &Block) -> Result<Self, DirectoryError> {
+        let mut entries = Self {
+            session,
+            fanout: 0,
+            ready: VecDeque::new(),
+            shards: Vec::new(),
+            outstanding: 0,
+            fetching: None,
+            seen: Seen::new(MAX_SHARDS),
+            sharded: false,
+            failed: false,
+        };
+        match decode(root)? {
+            Some(Node::Directory(directory)) => entries.ready.extend(directory.entries.into_iter().map(Entry::from)),
+            Some(Node::HamtShard(shard)) => {
+                entries.sharded = true;
+                entries.fanout = shard.fanout;
+                entries.seen.insert(root.cid());
+                entries.unfold(shard, &[], root.cid())?;
+            }
+            _ => return Err(DirectoryError::NotADirectory { cid: *root.cid() }),
+        }
+        Ok(entries)
+    }
+
+    /// True for a HAMT: its entries do not come in the order of their names.
+    pub fn is_sharded(&self) -> bool {
+        self.sharded
+    }
+
+    fn unfold(&mut self, shard: HamtNode, path: &[u32], cid: &Cid) -> Result<(), DirectoryError> {
+        shard.check_position(path).map_err(|error| DirectoryError::Malformed { cid: *cid, error })?;
+        let mut below = Vec::new();
+        for slot in shard.entries {
+            match slot {
+                HamtEntry::Value { name, cid, tsize, .. } => self.ready.push_back(Entry { name, cid, tsize }),
+                HamtEntry::Child { index, cid } => match self.seen.insert(&cid) {
+                    Novelty::New => {
+                        let path = path.iter().copied().chain([index]).collect();
+                        below.push(Shard { cid, path, asked: false });
+                    }
+                    Novelty::Seen => return Err(DirectoryError::RepeatedShard { cid }),
+                    Novelty::Full => return Err(DirectoryError::TooManyShards),
+                },
+            }
+        }
+        if !below.is_empty() && path.len() >= MAX_SHARD_DEPTH {
+            return Err(DirectoryError::TooDeep { cid: *cid });
+        }
+        if self.shards.len() + below.len() > MAX_PENDING_SHARDS {
+            return Err(DirectoryError::TooManyShards);
+        }
+        self.shards.extend(below.into_iter().rev());
+        Ok(())
+    }
+
+    fn plan(&mut self) {
+        let budget = self.session.read_ahead();
+        let mut hints = Vec::new();
+        for shard in self.shards.iter_mut().rev() {
+            if shard.asked {
+                continue;
+            }
+            if self.outstanding + SHARD_CHARGE > budget {
+                break;
+            }
+            shard.asked = true;
+            self.outstanding += SHARD_CHARGE;
+            hints.push(Hint { cid: shard.cid, size: None });
+        }
+        if !hints.is_empty() {
+            self.session.prefetch(hints);
+        }
+    }
+
+    fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Entry, DirectoryError>>> {
+        loop {
+            if let Some(entry) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(entry)));
+            }
+            if self.failed {
+                return Poll::Ready(None);
+            }
+            if self.fetching.is_none() {
+                self.plan();
+                let Some(shard) = self.shards.pop() else { return Poll::Ready(None) };
+                if shard.asked {
+                    self.outstanding -= SHARD_CHARGE;
+                }
+                let session = self.session.clone();
+                self.fetching = Some((shard.path, Box::pin(async move { session.fetch(&shard.cid).await })));
+            }
+            let Some((_, future)) = &mut self.fetching else { continue };
+            let Poll::Ready(result) = future.as_mut().poll(cx) else { return Poll::Pending };
+            let Some((path, _)) = self.fetching.take() else { continue };
+            let unfolded = result.map_err(DirectoryError::from).and_then(|block| {
+                let shard = sub_shard(&block, self.fanout)?;
+                self.unfold(shard, &path, block.cid())
+            });
+            if let Err(error) = unfolded {
+                self.failed = true;
+                self.ready.clear();
+                return Poll::Ready(Some(Err(error)));
+            }
+        }
+    }
+}
+
+impl Stream for Entries {
+    type Item = Result<Entry, DirectoryError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_entry(cx)
+    }
+}
+
+impl std::fmt::Debug for Entries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entries").field("shards", &self.shards.len()).finish_non_exhaustive()
+    }
+}
+
+/// `None`: not UnixFS.
+fn decode(block: &Block) -> Result<Option<Node>, DirectoryError> {
+    if block.cid().codec() != codec::DAG_PB {
+        return Ok(None);
+    }
+    match unixfs::decode(block) {
+        Ok(node) => Ok(Some(node)),
+        Err(UnixFsError::NoData) => Ok(None),
+        Err(error) => Err(DirectoryError::Malformed { cid: *block.cid(), error }),
+    }
+}
+
+fn sub_shard(block: &Block, fanout: u32) -> Result<HamtNode, DirectoryError> {
+    let cid = *block.cid();
+    match decode(block)? {
+        Some(Node::HamtShard(shard)) if shard.fanout == fanout => Ok(shard),
+        Some(Node::HamtShard(_)) => Err(DirectoryError::FanoutMismatch { cid }),
+        _ => Err(DirectoryError::NotADirectory { cid }),
+    }
+}

@@ -1,0 +1,129 @@
+//! A histogram of times with logarithmic buckets: 8 steps a doubling, so a quantile is off by at most one sixteenth.
+//!
+//! Bucket layout as in HdrHistogram with three bits of mantissa; times are whole microseconds.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+const STEPS: u64 = 8;
+const STEP_BITS: u32 = 3;
+
+/// At most 496 buckets exist (64-bit microseconds), so the map is bounded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Histogram {
+    buckets: BTreeMap<u16, u64>,
+}
+
+impl Histogram {
+    pub fn record(&mut self, time: Duration) {
+        let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        *self.buckets.entry(bucket_of(us)).or_default() += 1;
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        for (bucket, count) in &other.buckets {
+            let entry = self.buckets.entry(*bucket).or_default();
+            *entry = entry.saturating_add(*count);
+        }
+    }
+
+    pub fn count(&self) -> u64 {
+        self.buckets.values().fold(0, |sum, n| sum.saturating_add(*n))
+    }
+
+    /// The time under which the share `q` (0..=1) of the recorded times lies, in milliseconds; `None` when empty.
+    pub fn quantile_ms(&self, q: f64) -> Option<f64> {
+        let count = self.count();
+        if count == 0 {
+            return None;
+        }
+        // The nearest-rank definition, then linear within the bucket.
+        let rank = (q.clamp(0.0, 1.0) * count as f64).ceil().max(1.0);
+        let mut below = 0.0;
+        for (bucket, n) in &self.buckets {
+            let n = *n as f64;
+            if below + n >= rank {
+                let (low, high) = bounds_of(*bucket);
+                let within = (rank - below - 0.5) / n;
+                return Some((low as f64 + within * (high - low) as f64) / 1e3);
+            }
+            below += n;
+        }
+        None
+    }
+
+    /// `bucket:count` pairs with a space between, ascending.
+    pub fn encode(&self) -> String {
+        let mut text = String::with_capacity(self.buckets.len() * 6);
+        for (bucket, count) in &self.buckets {
+            let space = if text.is_empty() { "" } else { " " };
+            let _ = write!(text, "{space}{bucket}:{count}");
+        }
+        text
+    }
+
+    /// Reads [`Histogram::encode`]; what is not understood (another version's) is left out.
+    pub fn decode(text: &str) -> Self {
+        let pairs = text.split(' ').filter_map(|pair| {
+            let (bucket, count) = pair.split_once(':')?;
+            Some((bucket.parse().ok()?, count.parse().ok()?))
+        });
+        Self { buckets: pairs.collect() }
+    }
+}
+
+fn bucket_of(us: u64) -> u16 {
+    if us < STEPS {
+        return us as u16;
+    }
+    let exponent = 63 - us.leading_zeros();
+    let step = (us >> (exponent - STEP_BITS)) & (STEPS - 1);
+    (u64::from(exponent - STEP_BITS + 1) * STEPS + step) as u16
+}
+
+/// The first value of the bucket and the first after it.
+fn bounds_of(bucket: u16) -> (u64, u64) {
+    let bucket = u64::from(bucket);
+    if bucket < STEPS {
+        return (bucket, bucket + 1);
+    }
+    let shift = (bucket / STEPS - 1).min(60) as u32;
+    let low = (STEPS + bucket % STEPS) << shift;
+    (low, low.saturating_add(1 << shift))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_lies_within_its_bucket() {
+        for shift in 0..63 {
+            for us in [(1u64 << shift) - 1, 1 << shift, (1 << shift) + (1 << shift) / 3] {
+                let (low, high) = bounds_of(bucket_of(us));
+                assert!(low <= us && us < high, "{us} not in {low}..{high}");
+                assert!(us < 16 || (high - low) as f64 / low as f64 <= 0.125);
+            }
+        }
+    }
+
+    #[test]
+    fn quantiles_are_within_a_sixteenth_of_the_exact_ones() {
+        let mut histogram = Histogram::default();
+        (1..=1000).for_each(|ms| histogram.record(Duration::from_millis(ms)));
+        for (q, exact) in [(0.5, 500.0), (0.95, 950.0), (0.01, 10.0), (1.0, 1000.0)] {
+            let got = histogram.quantile_ms(q).unwrap();
+            assert!((got - exact).abs() / exact < 1.0 / 16.0, "{q}: {got}");
+        }
+        assert_eq!(Histogram::default().quantile_ms(0.5), None);
+    }
+
+    #[test]
+    fn the_text_form_reads_back() {
+        let mut histogram = Histogram::default();
+        [0, 3, 3, 900, 123_456_789].into_iter().for_each(|us| histogram.record(Duration::from_micros(us)));
+        assert_eq!(Histogram::decode(&histogram.encode()), histogram);
+        assert_eq!(Histogram::decode(""), Histogram::default());
+    }
+}

@@ -1,0 +1,125 @@
+//! Exact counts over time: rows of the roll-up tables and what is in memory only, never counted twice.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::PoisonError;
+use std::time::{Duration, SystemTime};
+
+use sea_orm::{
+    ColumnTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryTrait, Select, Statement,
+};
+
+use super::Window;
+use crate::db::counters::{ALL, Dimension, HOUR, MINUTE, Tally};
+use crate::db::entity::{rollup_hour, rollup_minute};
+use crate::db::{Database, DbError};
+
+/// Longer windows are read from the hour table (and the minutes that are not in it yet).
+const BY_MINUTE: Duration = Duration::from_secs(48 * 3600);
+
+/// Counts by the start of their bucket, in microseconds.
+pub(super) type Series = BTreeMap<i64, Tally>;
+
+impl Database {
+    /// What happened in a window: exact, the open minute included. Buckets count whole when they start within.
+    pub async fn tally(&self, window: Window) -> Result<Tally, DbError> {
+        Ok(sum(&self.series(window, ALL).await?))
+    }
+
+    /// Like [`Database::tally`], for one value of a dimension: `("policy", "standard")`, `("origin", "live")`.
+    pub async fn tally_of(&self, window: Window, dimension: Dimension) -> Result<Tally, DbError> {
+        Ok(sum(&self.series(window, dimension).await?))
+    }
+
+    pub(super) async fn series(&self, window: Window, dimension: Dimension) -> Result<Series, DbError> {
+        let window = aligned(window);
+        // Memory first: a minute that is flushed between is then seen in both, and left out of one.
+        let pending: Vec<(i64, Tally)> = {
+            let counters = self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner);
+            let within = |start: i64| (window.since_us..window.until_us).contains(&start);
+            let of = |bucket: &crate::db::counters::Bucket| {
+                bucket.tallies.get(&dimension).map(|tally| (bucket.start_us, tally.clone()))
+            };
+            counters.pending().filter(|bucket| within(bucket.start_us)).filter_map(of).collect()
+        };
+        let process = self.shared.process;
+        let (mut series, flushed) =
+            self.read(|db| async move { stored(&db, window, dimension, process).await }).await?;
+        for (start, tally) in pending.into_iter().filter(|(start, _)| !flushed.contains(start)) {
+            series.entry(start).or_default().merge(&tally);
+        }
+        Ok(series)
+    }
+}
+
+pub(super) fn sum(series: &Series) -> Tally {
+    let mut sum = Tally::default();
+    series.values().for_each(|tally| sum.merge(tally));
+    sum
+}
+
+/// The stored counts, and which buckets of this process are among them.
+async fn stored(
+    db: &DatabaseConnection,
+    window: Window,
+    dimension: Dimension,
+    process: i64,
+) -> Result<(Series, HashSet<i64>), DbErr> {
+    let mut series = Series::new();
+    let mut flushed = HashSet::new();
+    let minutes = if is_long(window) {
+        for hour in hours(window, dimension).all(db).await? {
+            series.entry(hour.bucket_start).or_default().merge(&Tally::from(&hour));
+        }
+        late_minutes(window, dimension).all(db).await?
+    } else {
+        minutes(window, dimension).all(db).await?
+    };
+    for minute in minutes {
+        if minute.process == process {
+            flushed.insert(minute.bucket_start);
+        }
+        series.entry(minute.bucket_start).or_default().merge(&Tally::from(&minute));
+    }
+    Ok((series, flushed))
+}
+
+fn minutes(window: Window, (dimension, value): Dimension) -> Select<rollup_minute::Entity> {
+    use rollup_minute::Column::{BucketStart, Dimension, Value};
+    rollup_minute::Entity::find()
+        .filter(BucketStart.gte(window.since_us))
+        .filter(BucketStart.lt(window.until_us))
+        .filter(Dimension.eq(dimension))
+        .filter(Value.eq(value))
+}
+
+fn late_minutes(window: Window, dimension: Dimension) -> Select<rollup_minute::Entity> {
+    minutes(window, dimension).filter(rollup_minute::Column::Rolled.eq(false))
+}
+
+fn hours(window: Window, (dimension, value): Dimension) -> Select<rollup_hour::Entity> {
+    use rollup_hour::Column::{BucketStart, Dimension, Value};
+    rollup_hour::Entity::find()
+        .filter(BucketStart.gte(window.since_us))
+        .filter(BucketStart.lt(window.until_us))
+        .filter(Dimension.eq(dimension))
+        .filter(Value.eq(value))
+}
+
+fn is_long(window: Window) -> bool {
+    window.seconds() > BY_MINUTE.as_secs_f64() + MINUTE.as_secs_f64()
+}
+
+/// Starts a window where a bucket starts, so that the first is whole.
+fn aligned(window: Window) -> Window {
+    let width = if is_long(window) { HOUR } else { MINUTE }.as_micros() as i64;
+    Window { since_us: window.since_us.div_euclid(width) * width, until_us: window.until_us }
+}
+
+pub(super) fn statements(backend: DbBackend) -> Vec<(&'static str, Statement)> {
+    let day = Window::last(Duration::from_secs(86_400), SystemTime::now());
+    vec![
+        ("counts by the minute", minutes(day, ALL).build(backend)),
+        ("counts by the hour", hours(day, ALL).build(backend)),
+        ("minutes not in the hour table", late_minutes(day, ALL).build(backend)),
+    ]
+}

@@ -1,0 +1,249 @@
+//! What went wrong, whose doing it was, and the status that says so. Status codes of errors are decided here alone.
+//!
+//! Nobody has it: 404 when every router has answered and named nobody (the content is known not to be retrievable now),
+//! 502 when providers were named and none of them delivered, 504 when no answer came in time. A path that leads nowhere
+//! within content that is here is a 404 for ever; the others carry `Retry-After` (path-gateway specification,
+//! "recursive and non-recursive").
+
+use http::StatusCode;
+use thiserror::Error;
+
+use super::format::FormatError;
+use crate::blockstore::StoreError;
+use crate::dag::{CarError, DirectoryError, ReadError, ResolveError, WalkError};
+use crate::ipld::path::PathError;
+use crate::ipld::unixfs::UnixFsError;
+use crate::ipld::{Cid, codec};
+use crate::record::{Outcome, Phase};
+use crate::retriever::FetchError;
+
+/// Seconds after which a client may try again, by what was wrong.
+const RETRY_BUSY: u32 = 10;
+const RETRY_UPSTREAM: u32 = 15;
+const RETRY_NOBODY: u32 = 60;
+const RETRY_STOPPING: u32 = 5;
+
+#[derive(Debug, Error)]
+pub enum GatewayError {
+    #[error("invalid path {path:?}: {error}")]
+    Path { path: String, error: PathError },
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error("there is nothing at this address; content is under /ipfs/")]
+    NoRoute,
+    #[error("only GET, HEAD and OPTIONS are answered here")]
+    Method,
+    #[error("too many requests are being answered at this moment")]
+    Busy,
+    /// `Cache-Control: only-if-cached`, and it is not.
+    #[error("{cid} is not held here, and the request says only-if-cached")]
+    NotCached { cid: Cid },
+    #[error("no byte of the range lies within the {size} bytes of the content")]
+    Range { size: u64 },
+    /// A block that has no plain form here.
+    #[error("{cid} is neither a file nor a directory (codec {codec:#x}): ask for it with format=raw or format=car")]
+    NotUnixFs { cid: Cid, codec: u64 },
+    /// dag-pb that says it is UnixFS and is not.
+    #[error("{cid} is damaged: {error}")]
+    Malformed { cid: Cid, error: UnixFsError },
+    #[error("no byte of the answer was ready after {seconds} s")]
+    Slow { seconds: u64 },
+    #[error("the server failed while it made the answer")]
+    Panic,
+    #[error("the page could not be made: {0}")]
+    Template(#[from] askama::Error),
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error(transparent)]
+    Car(#[from] CarError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+}
+
+/// What an error amounts to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub status: StatusCode,
+    /// A word from a closed set: `code` of the JSON answer, `error_kind` of the record.
+    pub code: &'static str,
+    pub outcome: Outcome,
+    /// Seconds; `None`: trying again does not help.
+    pub retry_after: Option<u32>,
+    pub cid: Option<Cid>,
+    /// The path segment that leads nowhere.
+    pub segment: Option<String>,
+    pub phase: Option<Phase>,
+    /// Providers found and tried, where the network was asked.
+    pub providers: Option<(u32, u32)>,
+}
+
+impl Fault {
+    fn new(status: StatusCode, code: &'static str) -> Self {
+        Self {
+            status,
+            code,
+            outcome: Outcome::Error,
+            retry_after: None,
+            cid: None,
+            segment: None,
+            phase: None,
+            providers: None,
+        }
+    }
+
+    fn of(self, cid: &Cid) -> Self {
+        Self { cid: Some(*cid), ..self }
+    }
+
+    fn retry(self, seconds: u32) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
+
+    fn ended(self, outcome: Outcome) -> Self {
+        Self { outcome, ..self }
+    }
+
+    fn at(self, phase: Phase) -> Self {
+        Self { phase: Some(phase), ..self }
+    }
+}
+
+impl GatewayError {
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Path { .. } => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),
+            Self::Format(FormatError::Parameter { .. }) => Fault::new(StatusCode::BAD_REQUEST, "bad_parameter"),
+            Self::Format(_) => Fault::new(StatusCode::NOT_ACCEPTABLE, "bad_format"),
+            Self::NoRoute => Fault::new(StatusCode::NOT_FOUND, "no_route"),
+            Self::Method => Fault::new(StatusCode::METHOD_NOT_ALLOWED, "bad_method"),
+            Self::Busy => Fault::new(StatusCode::TOO_MANY_REQUESTS, "busy").retry(RETRY_BUSY),
+            Self::NotCached { cid } => {
+                Fault::new(StatusCode::PRECONDITION_FAILED, "not_cached").of(cid).ended(Outcome::NotFound)
+            }
+            Self::Range { .. } => Fault::new(StatusCode::RANGE_NOT_SATISFIABLE, "bad_range"),
+            Self::NotUnixFs { cid, .. } => Fault::new(StatusCode::NOT_ACCEPTABLE, "not_unixfs").of(cid),
+            Self::Malformed { cid, .. } => malformed().of(cid),
+            Self::Slow { .. } => {
+                Fault::new(StatusCode::GATEWAY_TIMEOUT, "timeout").ended(Outcome::Timeout).retry(RETRY_UPSTREAM)
+            }
+            Self::Panic | Self::Template(_) => Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            Self::Resolve(error) => resolve(error),
+            Self::Read(error) => read(error),
+            Self::Directory(error) => directory(error),
+            Self::Car(CarError::Walk(error)) => walk(error),
+            Self::Fetch(error) => fetch(error),
+        }
+    }
+}
+
+fn resolve(error: &ResolveError) -> Fault {
+    let not_found = || Fault::new(StatusCode::NOT_FOUND, "no_link").ended(Outcome::NotFound).at(Phase::Resolve);
+    match error {
+        ResolveError::NoLink { segment, cid, .. } => Fault { segment: Some(segment.clone()), ..not_found().of(cid) },
+        ResolveError::NotUnixFs { segment, cid, .. } => {
+            let fault = match cid.codec() {
+                codec::RAW | codec::DAG_PB => not_found(),
+                // A path through other codecs is a thing that the specification knows and this server does not do.
+                _ => Fault::new(StatusCode::NOT_IMPLEMENTED, "codec_path").at(Phase::Resolve),
+            };
+            Fault { segment: Some(segment.clone()), ..fault.of(cid) }
+        }
+        ResolveError::Fetch(error) => fetch(error),
+        ResolveError::Malformed(error) => directory(error),
+        ResolveError::NotACid { .. } => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),
+        ResolveError::DepthLimit => malformed(),
+    }
+}
+
+fn read(error: &ReadError) -> Fault {
+    match error {
+        ReadError::Fetch(error) => fetch(error),
+        ReadError::Malformed { cid, .. }
+        | ReadError::NotAFile { cid }
+        | ReadError::SizeMismatch { cid, .. }
+        | ReadError::DepthLimit { cid }
+        | ReadError::TooWide { cid } => malformed().of(cid),
+    }
+}
+
+fn directory(error: &DirectoryError) -> Fault {
+    match error {
+        DirectoryError::Fetch(error) => fetch(error),
+        _ => malformed(),
+    }
+}
+
+fn walk(error: &WalkError) -> Fault {
+    match error {
+        WalkError::Fetch(error) => fetch(error),
+        _ => malformed(),
+    }
+}
+
+/// The content itself is wrong: what came is what its CID says, so nobody else has it better, and a retry is in vain.
+fn malformed() -> Fault {
+    Fault::new(StatusCode::BAD_GATEWAY, "malformed").at(Phase::Verify)
+}
+
+fn fetch(error: &FetchError) -> Fault {
+    match error {
+        FetchError::NotFound { cid, phase, providers_found, providers_tried } => {
+            let fault = match providers_found {
+                0 => Fault::new(StatusCode::NOT_FOUND, "no_provider").retry(RETRY_NOBODY),
+                _ => Fault::new(StatusCode::BAD_GATEWAY, "providers_failed").retry(RETRY_UPSTREAM),
+            };
+            let providers = Some((*providers_found, *providers_tried));
+            Fault { providers, ..fault.of(cid).ended(Outcome::NotFound).at(*phase) }
+        }
+        FetchError::Timeout { cid, phase, providers_found, providers_tried, .. } => {
+            let fault = Fault::new(StatusCode::GATEWAY_TIMEOUT, "timeout").retry(RETRY_UPSTREAM);
+            let providers = Some((*providers_found, *providers_tried));
+            Fault { providers, ..fault.of(cid).ended(Outcome::Timeout).at(*phase) }
+        }
+        FetchError::NotLocal { cid } => {
+            Fault::new(StatusCode::NOT_FOUND, "not_local").of(cid).ended(Outcome::NotFound).at(Phase::Fetch)
+        }
+        FetchError::Unsupported { cid, .. } => Fault::new(StatusCode::BAD_REQUEST, "unsupported_cid").of(cid),
+        FetchError::Stopping => Fault::new(StatusCode::SERVICE_UNAVAILABLE, "stopping").retry(RETRY_STOPPING),
+        FetchError::Store(error) => match &**error {
+            StoreError::Full { .. } | StoreError::ReadOnly { .. } => {
+                Fault::new(StatusCode::INSUFFICIENT_STORAGE, "store_full")
+            }
+            _ => Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "store"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(error: FetchError) -> (u16, Outcome, bool) {
+        let fault = GatewayError::from(error).fault();
+        (fault.status.as_u16(), fault.outcome, fault.retry_after.is_some())
+    }
+
+    #[test]
+    fn nobody_somebody_and_no_answer_are_told_apart() {
+        let cid: Cid = "bafkqaaa".parse().unwrap();
+        let not_found =
+            |found| FetchError::NotFound { cid, phase: Phase::Route, providers_found: found, providers_tried: found };
+        assert_eq!(status(not_found(0)), (404, Outcome::NotFound, true));
+        assert_eq!(status(not_found(3)), (502, Outcome::NotFound, true));
+        let timeout = FetchError::Timeout {
+            cid,
+            phase: Phase::Dial,
+            providers_found: 1,
+            providers_tried: 1,
+            waited: std::time::Duration::from_secs(30),
+        };
+        assert_eq!(status(timeout), (504, Outcome::Timeout, true));
+        assert_eq!(status(FetchError::Stopping).0, 503);
+        let full = StoreError::Full { path: "/".into() };
+        assert_eq!(status(FetchError::Store(full.into())), (507, Outcome::Error, false));
+    }
+}

@@ -1,0 +1,284 @@
+//! Which form of the content a request asks for.
+//!
+//! Sources: path-gateway and trustless-gateway specifications; IPIP-523 (`?format=` wins over `Accept`).
+
+use http::HeaderMap;
+use http::header::ACCEPT;
+
+/// `application/vnd.ipld.raw`.
+pub const RAW: &str = "application/vnd.ipld.raw";
+/// `application/vnd.ipld.car`.
+pub const CAR: &str = "application/vnd.ipld.car";
+
+/// The form of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseFormat {
+    /// Files as their bytes, directories as a page.
+    Deserialized,
+    /// The block.
+    Raw,
+    /// The blocks of a graph.
+    Car(CarOptions),
+}
+
+/// What a request says about the CAR it wants (IPIP-402, IPIP-412).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CarOptions {
+    pub scope: Scope,
+    /// Bytes of the file at the end of the path, both ends included; negative numbers count from its end.
+    pub bytes: Option<(i64, Option<i64>)>,
+    pub duplicates: bool,
+}
+
+/// `dag-scope`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    Block,
+    Entity,
+    All,
+}
+
+/// A format, and whether `Accept` chose it (the response then names its own address in `Content-Location`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Negotiated {
+    pub format: ResponseFormat,
+    pub by_accept: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    /// HTTP 406.
+    #[error("format {0:?} is not served here; there are raw and car, and the plain form without a format")]
+    Unknown(String),
+    /// HTTP 406.
+    #[error("CAR version {0:?} is not served here; there is version 1")]
+    CarVersion(String),
+    /// HTTP 400.
+    #[error("{parameter}={value:?} is not understood")]
+    Parameter { parameter: &'static str, value: String },
+}
+
+impl ResponseFormat {
+    /// The value of the metric label `format`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Deserialized => "deserialized",
+            Self::Raw => "raw",
+            Self::Car(_) => "car",
+        }
+    }
+
+    /// Chooses by `?format=`, then by `Accept`; `query` is the raw query string.
+    pub fn negotiate(query: Option<&str>, headers: &HeaderMap) -> Result<Negotiated, FormatError> {
+        let query = Query::read(query);
+        let accepted = accepted(headers);
+        if let Some(format) = query.format {
+            // Parameters of an Accept that names the same type still count where the query is silent.
+            let media = accepted.iter().find(|media| media.essence == CAR);
+            let format = match &*format {
+                "raw" => Self::Raw,
+                "car" => Self::Car(CarOptions::read(&query.car, media)?),
+                _ => return Err(FormatError::Unknown(format)),
+            };
+            return Ok(Negotiated { format, by_accept: false });
+        }
+        let Some(media) = accepted.first() else {
+            return Ok(Negotiated { format: Self::Deserialized, by_accept: false });
+        };
+        let format = match &*media.essence {
+            RAW => Self::Raw,
+            CAR => Self::Car(CarOptions::read(&query.car, Some(media))?),
+            other if is_ipfs_type(other) => return Err(FormatError::Unknown(other.to_owned())),
+            _ => return Ok(Negotiated { format: Self::Deserialized, by_accept: false }),
+        };
+        Ok(Negotiated { format, by_accept: true })
+    }
+}
+
+impl CarOptions {
+    fn read(query: &CarQuery, media: Option<&Media>) -> Result<Self, FormatError> {
+        // The address wins over the header, for each parameter by itself.
+        let pick = |query: &Option<String>, name: &str| {
+            query.clone().or_else(|| media.and_then(|media| media.parameter(name)).map(str::to_owned))
+        };
+        if let Some(version) = pick(&query.version, "version").filter(|version| version != "1") {
+            return Err(FormatError::CarVersion(version));
+        }
+        match pick(&query.order, "order").as_deref() {
+            // Depth first is one of the orders that "unknown" allows.
+            None | Some("dfs" | "unk") => {}
+            Some(other) => return Err(parameter("car-order", other)),
+        }
+        let duplicates = match pick(&query.dups, "dups").as_deref() {
+            None | Some("n") => false,
+            Some("y") => true,
+            Some(other) => return Err(parameter("car-dups", other)),
+        };
+        let bytes = query.bytes.as_deref().map(entity_bytes).transpose()?;
+        let scope = match query.scope.as_deref() {
+            None if bytes.is_some() => Scope::Entity,
+            None | Some("all") => Scope::All,
+            Some("entity") => Scope::Entity,
+            Some("block") => Scope::Block,
+            Some(other) => return Err(parameter("dag-scope", other)),
+        };
+        Ok(Self { scope, bytes: bytes.filter(|_| scope == Scope::Entity), duplicates })
+    }
+
+    /// The `Content-Type` with every parameter spelt out.
+    pub fn content_type(&self) -> String {
+        format!("{CAR}; version=1; order=dfs; dups={}", if self.duplicates { "y" } else { "n" })
+    }
+}
+
+fn parameter(parameter: &'static str, value: &str) -> FormatError {
+    FormatError::Parameter { parameter, value: value.to_owned() }
+}
+
+fn entity_bytes(text: &str) -> Result<(i64, Option<i64>), FormatError> {
+    let error = || parameter("entity-bytes", text);
+    let (from, to) = text.split_once(':').ok_or_else(error)?;
+    let from = from.parse().map_err(|_| error())?;
+    let to = if to == "*" { None } else { Some(to.parse().map_err(|_| error())?) };
+    if let Some(to) = to
+        && (from >= 0) == (to >= 0)
+        && to < from
+    {
+        return Err(error());
+    }
+    Ok((from, to))
+}
+
+#[derive(Default)]
+struct Query {
+    format: Option<String>,
+    car: CarQuery,
+}
+
+#[derive(Default)]
+struct CarQuery {
+    version: Option<String>,
+    order: Option<String>,
+    dups: Option<String>,
+    scope: Option<String>,
+    bytes: Option<String>,
+}
+
+impl Query {
+    fn read(query: Option<&str>) -> Self {
+        let mut read = Self::default();
+        for (key, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            let slot = match &*key {
+                "format" => &mut read.format,
+                "car-version" => &mut read.car.version,
+                "car-order" => &mut read.car.order,
+                "car-dups" => &mut read.car.dups,
+                "dag-scope" => &mut read.car.scope,
+                "entity-bytes" => &mut read.car.bytes,
+                _ => continue,
+            };
+            if slot.is_none() && !value.is_empty() {
+                *slot = Some(value.into_owned());
+            }
+        }
+        read
+    }
+}
+
+struct Media {
+    essence: String,
+    parameters: Vec<(String, String)>,
+    /// Thousandths.
+    quality: u16,
+}
+
+impl Media {
+    fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// The media ranges of `Accept`, the most wanted first; among equals IPFS's own before the rest, then in their order.
+fn accepted(headers: &HeaderMap) -> Vec<Media> {
+    let mut media: Vec<Media> = headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(media_range)
+        .collect();
+    media.sort_by_key(|media| (std::cmp::Reverse(media.quality), !is_ipfs_type(&media.essence)));
+    media
+}
+
+fn media_range(text: &str) -> Option<Media> {
+    let mut pieces = text.split(';').map(str::trim);
+    let essence = pieces.next().filter(|essence| essence.contains('/'))?.to_ascii_lowercase();
+    let mut media = Media { essence, parameters: Vec::new(), quality: 1000 };
+    for (key, value) in pieces.filter_map(|piece| piece.split_once('=')) {
+        let (key, value) = (key.trim().to_ascii_lowercase(), value.trim().trim_matches('"'));
+        if key == "q" {
+            // A weight that cannot be read counts as 1 (RFC 9110 §12.4.2 gives no rule).
+            let quality = value.parse::<f32>().ok().filter(|q| (0.0..=1.0).contains(q)).unwrap_or(1.0);
+            media.quality = (quality * 1000.0) as u16;
+        } else {
+            media.parameters.push((key, value.to_owned()));
+        }
+    }
+    (media.quality > 0).then_some(media)
+}
+
+fn is_ipfs_type(essence: &str) -> bool {
+    essence.starts_with("application/vnd.ipld.") || essence.starts_with("application/vnd.ipfs.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(query: &str, accept: &str) -> Result<ResponseFormat, FormatError> {
+        let mut headers = HeaderMap::new();
+        if !accept.is_empty() {
+            headers.insert(ACCEPT, accept.parse().unwrap());
+        }
+        ResponseFormat::negotiate(Some(query), &headers).map(|negotiated| negotiated.format)
+    }
+
+    fn car(query: &str, accept: &str) -> CarOptions {
+        match ask(query, accept) {
+            Ok(ResponseFormat::Car(options)) => options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_address_wins_over_the_header() {
+        assert_eq!(ask("format=raw", CAR), Ok(ResponseFormat::Raw));
+        assert!(car("format=car&car-dups=n", "application/vnd.ipld.car;dups=y") == car("format=car", ""));
+        assert!(car("format=car", "application/vnd.ipld.car; dups=y").duplicates);
+    }
+
+    #[test]
+    fn accept_is_weighed() {
+        assert_eq!(ask("", "text/html, application/vnd.ipld.raw;q=0.5"), Ok(ResponseFormat::Deserialized));
+        assert_eq!(ask("", "text/html, application/vnd.ipld.raw"), Ok(ResponseFormat::Raw));
+        assert_eq!(ask("", "application/vnd.ipld.raw;q=0"), Ok(ResponseFormat::Deserialized));
+        assert_eq!(ask("", "text/html,*/*;q=0.8"), Ok(ResponseFormat::Deserialized));
+    }
+
+    #[test]
+    fn what_is_not_served_is_named() {
+        assert_eq!(ask("format=zip", ""), Err(FormatError::Unknown("zip".into())));
+        assert!(matches!(ask("format=car&car-version=2", ""), Err(FormatError::CarVersion(_))));
+        assert!(matches!(ask("format=car&dag-scope=half", ""), Err(FormatError::Parameter { .. })));
+    }
+
+    #[test]
+    fn entity_bytes_imply_the_entity() {
+        let options = car("format=car&entity-bytes=-5:*", "");
+        assert_eq!((options.scope, options.bytes), (Scope::Entity, Some((-5, None))));
+        assert_eq!(car("format=car&entity-bytes=512:-256", "").bytes, Some((512, Some(-256))));
+        assert_eq!(car("format=car&dag-scope=block&entity-bytes=0:1", "").bytes, None);
+        assert!(ask("format=car&entity-bytes=9:1", "").is_err());
+    }
+}

@@ -1,0 +1,407 @@
+//! From a request to an answer: parse, answer what needs no content, begin the record, resolve, respond.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Extension, State};
+use futures::stream::Stream;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, ETAG, LOCATION};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
+
+use super::body::Recorded;
+use super::conditional::Conditional;
+use super::error::GatewayError;
+use super::format::{Negotiated, ResponseFormat};
+use super::guard::{Guard, Start};
+use super::metrics::Limits;
+use super::middleware::{FormatLabel, RequestInfo};
+use super::{Gateway, headers, page, problem, respond};
+use crate::dag;
+use crate::ipld::Cid;
+use crate::ipld::path::{ContentPath, PathError};
+use crate::ipld::unixfs::UnixFsError;
+use crate::record::{Policy, SessionReport};
+use crate::retriever::{FetchError, Session, SessionOptions};
+
+/// The retriever's own timeout, which can name phase and providers, gets this much time to speak first.
+const RETRIEVER_SPEAKS_FIRST: Duration = Duration::from_secs(1);
+/// A request without a limit in time: a century.
+const NO_LIMIT: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+type Reply = Response<Body>;
+
+/// One request, parsed: no raw string goes further (DESIGN.md §6).
+pub(super) struct Ask {
+    pub(super) method: Method,
+    pub(super) headers: HeaderMap,
+    pub(super) uri: Uri,
+    pub(super) info: RequestInfo,
+    pub(super) path: ContentPath,
+    pub(super) root: Cid,
+    pub(super) negotiated: Negotiated,
+    pub(super) conditional: Conditional,
+    pub(super) filename: Option<String>,
+    pub(super) download: bool,
+    only_if_cached: bool,
+    policy: Option<Policy>,
+}
+
+/// A request under way: what the modules under `respond` work with.
+pub(super) struct Visit<'a> {
+    pub(super) ask: &'a Ask,
+    pub(super) gateway: &'a Gateway,
+    pub(super) session: Session,
+    /// Taken by the answer whose body goes on after the handler.
+    guard: Option<Guard>,
+    resolved_after: Option<Duration>,
+}
+
+/// `/ipfs/{cid}[/path]`.
+pub(super) async fn content(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(info): Extension<RequestInfo>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Reply {
+    if let Some(reply) = other_method(&method, &headers, &info) {
+        return reply;
+    }
+    let ask = match Ask::read(&gateway, method, uri, headers, info) {
+        Ok(ask) => ask,
+        Err((error, method, headers, info)) => return refuse(&error, &method, &headers, &info),
+    };
+    let label = FormatLabel(ask.negotiated.format.name());
+    let mut reply = match known_by_the_client(&ask) {
+        Some(etag) => not_modified(&etag),
+        None => match gateway.permits.clone().try_acquire_owned() {
+            Ok(permit) => visit(&gateway, &ask, permit).await,
+            Err(_) => {
+                gateway.counts.hit(Limits::ConcurrentRequests);
+                refuse(&GatewayError::Busy, &ask.method, &ask.headers, &ask.info)
+            }
+        },
+    };
+    reply.extensions_mut().insert(label);
+    reply
+}
+
+/// `/`: where to begin.
+pub(super) async fn home(Extension(info): Extension<RequestInfo>, method: Method, headers: HeaderMap) -> Reply {
+    if let Some(reply) = other_method(&method, &headers, &info) {
+        return reply;
+    }
+    page::home().unwrap_or_else(|error| refuse(&error.into(), &method, &headers, &info))
+}
+
+/// `/ipfs/?uri=`: what a person typed or a browser's protocol handler sends, to its place.
+pub(super) async fn open(
+    Extension(info): Extension<RequestInfo>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Reply {
+    if let Some(reply) = other_method(&method, &headers, &info) {
+        return reply;
+    }
+    let Some(text) = parameter(&uri, "uri") else {
+        let error = GatewayError::Path { path: uri.path().to_owned(), error: PathError::NoRoot };
+        return refuse(&error, &method, &headers, &info);
+    };
+    match ContentPath::parse_text(text.trim()) {
+        Ok(path) => redirect(&path.to_url_path()),
+        Err(error) => refuse(&GatewayError::Path { path: text, error }, &method, &headers, &info),
+    }
+}
+
+/// Any other address.
+pub(super) async fn nothing(Extension(info): Extension<RequestInfo>, method: Method, headers: HeaderMap) -> Reply {
+    other_method(&method, &headers, &info).unwrap_or_else(|| refuse(&GatewayError::NoRoute, &method, &headers, &info))
+}
+
+impl Ask {
+    #[allow(clippy::type_complexity, clippy::result_large_err)] // the parts go back to make the error's answer of them
+    fn read(
+        gateway: &Gateway,
+        method: Method,
+        uri: Uri,
+        headers: HeaderMap,
+        info: RequestInfo,
+    ) -> Result<Self, (GatewayError, Method, HeaderMap, RequestInfo)> {
+        let parsed = ContentPath::parse(uri.path())
+            .and_then(|path| path.cid().copied().map(|root| (path, root)).ok_or(PathError::Namespace))
+            .map_err(|error| GatewayError::Path { path: uri.path().to_owned(), error });
+        let parsed = parsed.and_then(|parsed| Ok((parsed, ResponseFormat::negotiate(uri.query(), &headers)?)));
+        let ((path, root), negotiated) = match parsed {
+            Ok(parsed) => parsed,
+            Err(error) => return Err((error, method, headers, info)),
+        };
+        Ok(Self {
+            conditional: Conditional::read(&headers),
+            filename: parameter(&uri, "filename").filter(|name| !name.is_empty()),
+            download: parameter(&uri, "download").is_some_and(|value| value == "true"),
+            only_if_cached: headers.get_all(CACHE_CONTROL).iter().any(|value| {
+                value
+                    .to_str()
+                    .is_ok_and(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case("only-if-cached")))
+            }),
+            policy: chosen_policy(gateway, &uri, &headers),
+            method,
+            headers,
+            uri,
+            info,
+            path,
+            root,
+            negotiated,
+        })
+    }
+
+    pub(super) fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    /// The name of what is asked for: as the client wants it, else the last name of the path.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.filename.as_deref().or_else(|| self.path.segments.last().map(String::as_str))
+    }
+}
+
+async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphorePermit) -> Reply {
+    let options = SessionOptions { policy: ask.policy, local_only: ask.only_if_cached };
+    let session = gateway.state.retriever.session(ask.root, options);
+    let start = Start { cid: ask.root, path: ask.path.to_string(), started: ask.info.started, permit };
+    let guard = Guard::new(start, session.clone(), gateway.state.sink.clone(), gateway.counts.clone());
+    let id = guard.id();
+    let mut visit = Visit { ask, gateway, session, guard: Some(guard), resolved_after: None };
+
+    let limit = gateway.state.config.first_byte_timeout;
+    let limit = if limit.is_zero() { NO_LIMIT } else { limit + RETRIEVER_SPEAKS_FIRST };
+    let answered = match tokio::time::timeout(limit, answer(&mut visit)).await {
+        Ok(answered) => answered,
+        Err(_) => {
+            gateway.counts.hit(Limits::FirstByte);
+            Err(GatewayError::Slow { seconds: limit.as_secs() })
+        }
+    };
+    let mut reply = match answered {
+        Ok(reply) => reply,
+        Err(error) => visit.fail(error),
+    };
+    reply.headers_mut().insert(headers::RETRIEVAL, headers::value(&id.to_string()));
+    reply
+}
+
+async fn answer(visit: &mut Visit<'_>) -> Result<Reply, GatewayError> {
+    let way = dag::resolve_cid(&visit.session, &visit.ask.path).await?;
+    let resolved = way.fetch(&visit.session).await?;
+    visit.resolved_after = Some(visit.ask.info.started.elapsed());
+    match visit.ask.negotiated.format {
+        ResponseFormat::Raw => respond::raw::respond(visit, resolved),
+        ResponseFormat::Car(options) => respond::car::respond(visit, &resolved, options).await,
+        ResponseFormat::Deserialized => match &resolved.kind {
+            dag::NodeKind::File { .. } => respond::file::respond(visit, &resolved, &resolved.block).await,
+            dag::NodeKind::Directory | dag::NodeKind::HamtDirectory => {
+                respond::directory::respond(visit, &resolved).await
+            }
+            dag::NodeKind::Symlink { .. } => respond::file::symlink(visit, &resolved),
+            dag::NodeKind::Other { problem: Some(error), .. } if *error != UnixFsError::NoData => {
+                Err(GatewayError::Malformed { cid: resolved.cid, error: error.clone() })
+            }
+            dag::NodeKind::Other { codec, .. } => Err(GatewayError::NotUnixFs { cid: resolved.cid, codec: *codec }),
+        },
+    }
+}
+
+impl Visit<'_> {
+    /// 304, when the client has what `etag` stands for.
+    pub(super) fn unchanged(&mut self, etag: &str, modified: Option<std::time::SystemTime>) -> Option<Reply> {
+        if self.ask.conditional.is_empty() || !self.ask.conditional.is_fresh(etag, modified) {
+            return None;
+        }
+        self.light(StatusCode::NOT_MODIFIED);
+        Some(not_modified(etag))
+    }
+
+    /// 301 to the same address with a slash at its end, the query kept.
+    pub(super) fn add_slash(&mut self) -> Reply {
+        let mut path = self.ask.path.clone();
+        path.trailing_slash = true;
+        let query = self.ask.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        self.light(StatusCode::MOVED_PERMANENTLY);
+        redirect(&format!("{}{query}", path.to_url_path()))
+    }
+
+    fn light(&mut self, status: StatusCode) {
+        if let Some(guard) = &mut self.guard {
+            guard.light(status);
+        }
+    }
+
+    /// An answer whose body is `stream`, of `length` bytes if that is known. A HEAD gets the header alone.
+    pub(super) fn reply<S, E>(
+        &mut self,
+        status: StatusCode,
+        mut out: HeaderMap,
+        stream: S,
+        length: Option<u64>,
+    ) -> Reply
+    where
+        S: Stream<Item = Result<bytes::Bytes, E>> + Send + Unpin + 'static,
+        E: Into<GatewayError> + 'static,
+    {
+        out.extend(length.map(|length| (CONTENT_LENGTH, HeaderValue::from(length))));
+        if self.ask.negotiated.by_accept
+            && let Some(form) = match self.ask.negotiated.format {
+                ResponseFormat::Raw => Some("raw"),
+                ResponseFormat::Car(_) => Some("car"),
+                ResponseFormat::Deserialized => None,
+            }
+        {
+            let query = self.ask.uri.query().map(|query| format!("{query}&")).unwrap_or_default();
+            out.insert(CONTENT_LOCATION, headers::value(&format!("{}?{query}format={form}", self.ask.uri.path())));
+        }
+        let Some(mut guard) = self.guard.take() else { return Response::new(Body::empty()) };
+        guard.status(status);
+        out.insert(headers::SERVER_TIMING, timing(&guard, &guard.report(), self.resolved_after));
+        let body = if self.ask.is_head() {
+            guard.complete();
+            Body::empty()
+        } else {
+            let limit = self.gateway.state.config.request_timeout;
+            let limit = if limit.is_zero() { NO_LIMIT } else { limit };
+            Body::new(Recorded::new(stream, length, guard.started() + limit, guard))
+        };
+        let mut reply = Response::new(body);
+        *reply.status_mut() = status;
+        *reply.headers_mut() = out;
+        reply
+    }
+
+    /// The same for a body that is here already.
+    pub(super) fn reply_bytes(&mut self, status: StatusCode, out: HeaderMap, body: bytes::Bytes) -> Reply {
+        let length = body.len() as u64;
+        let chunk = (length > 0).then_some(Ok::<_, GatewayError>(body));
+        self.reply(status, out, futures::stream::iter(chunk), Some(length))
+    }
+
+    fn fail(&mut self, error: GatewayError) -> Reply {
+        let error = match not_local(&error) {
+            Some(cid) if self.ask.only_if_cached => GatewayError::NotCached { cid },
+            _ => error,
+        };
+        let fault = error.fault();
+        let guard = self.guard.take();
+        let report = guard.as_ref().map(|guard| (guard.id(), guard.report()));
+        let timing = guard.as_ref().zip(report.as_ref()).map(|(g, (_, report))| timing(g, report, self.resolved_after));
+        if let Some(mut guard) = guard {
+            guard.failed(&fault);
+        }
+        let context = problem::Context {
+            method: &self.ask.method,
+            headers: &self.ask.headers,
+            request: &self.ask.info.id,
+            started: self.ask.info.started,
+            retrieval: report,
+        };
+        tracing::debug!(%error, status = fault.status.as_u16(), "failed");
+        let mut reply = problem::respond(&error, &fault, &context);
+        reply.headers_mut().extend(timing.map(|timing| (headers::SERVER_TIMING, timing)));
+        reply
+    }
+}
+
+/// Validators that the client can only have from this address, so that no look at the content is needed.
+fn known_by_the_client(ask: &Ask) -> Option<String> {
+    if ask.conditional.is_empty() || !ask.path.segments.is_empty() {
+        return None;
+    }
+    let etags = match ask.negotiated.format {
+        ResponseFormat::Deserialized => vec![headers::etag(&ask.root), respond::directory::etag(&ask.root)],
+        ResponseFormat::Raw => vec![headers::etag_of_form(&ask.root, "raw")],
+        ResponseFormat::Car(_) => Vec::new(),
+    };
+    etags.into_iter().find(|etag| ask.conditional.has(etag))
+}
+
+fn not_modified(etag: &str) -> Reply {
+    let mut reply = Response::new(Body::empty());
+    *reply.status_mut() = StatusCode::NOT_MODIFIED;
+    let cache = if etag.starts_with("\"DirIndex-") { headers::LISTING } else { headers::IMMUTABLE };
+    reply.headers_mut().insert(ETAG, headers::value(etag));
+    reply.headers_mut().insert(CACHE_CONTROL, cache);
+    reply
+}
+
+fn redirect(to: &str) -> Reply {
+    let mut reply = Response::new(Body::empty());
+    *reply.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    reply.headers_mut().insert(LOCATION, headers::value(to));
+    reply
+}
+
+fn refuse(error: &GatewayError, method: &Method, headers: &HeaderMap, info: &RequestInfo) -> Reply {
+    let context = problem::Context { method, headers, request: &info.id, started: info.started, retrieval: None };
+    problem::respond(error, &error.fault(), &context)
+}
+
+/// The answer to what is neither GET nor HEAD.
+fn other_method(method: &Method, headers: &HeaderMap, info: &RequestInfo) -> Option<Reply> {
+    match *method {
+        Method::GET | Method::HEAD => None,
+        Method::OPTIONS => {
+            let mut reply = Response::new(Body::empty());
+            *reply.status_mut() = StatusCode::NO_CONTENT;
+            reply.headers_mut().insert(http::header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+            Some(reply)
+        }
+        _ => Some(refuse(&GatewayError::Method, method, headers, info)),
+    }
+}
+
+/// `?policy=`, for those who may choose; nobody else is told that it exists.
+fn chosen_policy(gateway: &Gateway, uri: &Uri, headers: &HeaderMap) -> Option<Policy> {
+    let policy = parameter(uri, "policy")?.parse().ok()?;
+    let credentials = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = credentials.split_once(' ')?;
+    let admin = scheme.eq_ignore_ascii_case("bearer") && (gateway.state.is_admin_token)(token.trim());
+    admin.then_some(policy)
+}
+
+fn parameter(uri: &Uri, name: &str) -> Option<String> {
+    let query = uri.query()?;
+    url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+}
+
+/// `Server-Timing` (W3C): milliseconds, of the steps that were taken.
+fn timing(guard: &Guard, report: &SessionReport, resolved: Option<Duration>) -> HeaderValue {
+    let ms = |name: &str, time: Duration| format!("{name};dur={:.3}", time.as_secs_f64() * 1000.0);
+    let total = guard.started().elapsed();
+    let steps = [
+        ("resolve", resolved),
+        ("route", report.routing),
+        ("dial", report.connect),
+        ("fetch", report.first_block),
+        ("ttfb", Some(total)),
+        ("total", Some(total)),
+    ];
+    let mut text: Vec<String> = steps.into_iter().filter_map(|(name, time)| Some(ms(name, time?))).collect();
+    text.push(format!("cache;desc={}", report.cache_state()));
+    headers::value(&text.join(", "))
+}
+
+fn not_local(error: &GatewayError) -> Option<Cid> {
+    let fetch = match error {
+        GatewayError::Fetch(error) => error,
+        GatewayError::Resolve(dag::ResolveError::Fetch(error)) => error,
+        GatewayError::Resolve(dag::ResolveError::Malformed(dag::DirectoryError::Fetch(error))) => error,
+        GatewayError::Read(dag::ReadError::Fetch(error)) => error,
+        GatewayError::Directory(dag::DirectoryError::Fetch(error)) => error,
+        GatewayError::Car(dag::CarError::Walk(dag::WalkError::Fetch(error))) => error,
+        _ => return None,
+    };
+    match fetch {
+        FetchError::NotLocal { cid } => Some(*cid),
+        _ => None,
+    }
+}

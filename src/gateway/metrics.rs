@@ -1,0 +1,93 @@
+//! What the gateway counts.
+
+use http::StatusCode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+
+use crate::telemetry::Metrics;
+
+/// Handles to count with. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Counts {
+    requests: Family<Request, Counter>,
+    limits: Family<Limit, Counter>,
+    pub(super) bytes: Counter,
+    pub(super) ttfb: Histogram,
+    pub(super) in_flight: Gauge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    method: &'static str,
+    class: &'static str,
+    format: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Limit {
+    limit: Limits,
+}
+
+/// A bound of the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum Limits {
+    ConcurrentRequests,
+    FirstByte,
+    RequestTime,
+}
+
+impl Counts {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        Self {
+            requests: metrics.register(
+                "gateway_requests",
+                "Requests answered by the gateway; counted when the status is known",
+                Family::default(),
+            ),
+            limits: metrics.register(
+                "gateway_limits_hit",
+                "Requests that the gateway refused or ended because of a limit",
+                Family::default(),
+            ),
+            bytes: metrics.register(
+                "gateway_response_bytes",
+                "Body bytes of content handed to clients; counted when a response ends",
+                Counter::default(),
+            ),
+            // 0.25 ms to about 131 s
+            ttfb: metrics.register(
+                "gateway_ttfb_seconds",
+                "From the request to the first byte of content handed to the client",
+                Histogram::new(exponential_buckets(0.000_25, 2.0, 20)),
+            ),
+            in_flight: metrics.register(
+                "gateway_requests_in_flight",
+                "Requests for content that are being answered now",
+                Gauge::default(),
+            ),
+        }
+    }
+
+    pub(super) fn answered(&self, method: &http::Method, status: StatusCode, format: &'static str) {
+        let method = match method.as_str() {
+            "GET" => "GET",
+            "HEAD" => "HEAD",
+            "OPTIONS" => "OPTIONS",
+            _ => "other",
+        };
+        let class = match status.as_u16() / 100 {
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            _ => "5xx",
+        };
+        self.requests.get_or_create(&Request { method, class, format }).inc();
+    }
+
+    pub(super) fn hit(&self, limit: Limits) {
+        self.limits.get_or_create(&Limit { limit }).inc();
+    }
+}

@@ -1,0 +1,91 @@
+//! Pages for people: one small sheet of style, no script, nothing from elsewhere.
+
+use std::sync::LazyLock;
+
+use askama::Template;
+use axum::body::Body;
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+use super::headers;
+use crate::ipld::HashCode;
+
+/// The style of every page, within the page: a gateway's origin has no address of its own for a sheet.
+pub(super) const CSS: &str = include_str!("../../templates/gateway/gateway.css");
+const LISTING_TEMPLATES: &str = concat!(
+    include_str!("../../templates/gateway/gateway.css"),
+    include_str!("../../templates/gateway/base_gateway.html"),
+    include_str!("../../templates/gateway/listing.html"),
+    include_str!("../../templates/gateway/listing_rows.html"),
+    include_str!("../../templates/gateway/listing_end.html"),
+);
+
+/// Names the look of listings in their validator: another release with other templates has another.
+pub(super) static LISTING_HASH: LazyLock<String> = LazyLock::new(|| hex::encode(&sha256(LISTING_TEMPLATES)[..8]));
+
+/// Nothing runs and nothing is loaded; only the one style block applies.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let style = multibase::Base::Base64Pad.encode(sha256(CSS));
+    headers::value(&format!(
+        "default-src 'none'; style-src 'sha256-{style}'; img-src data:; base-uri 'none'; form-action 'self'; \
+         frame-ancestors 'none'"
+    ))
+});
+
+#[derive(Template)]
+#[template(path = "gateway/home.html")]
+pub(super) struct Home;
+
+#[derive(Template)]
+#[template(path = "gateway/error.html")]
+pub(super) struct ErrorPage<'a> {
+    pub(super) status: StatusCode,
+    pub(super) detail: &'a str,
+    /// Names and values of what is known.
+    pub(super) facts: &'a [(&'static str, String)],
+    pub(super) advice: &'a str,
+}
+
+/// Headers of every page.
+pub(super) fn set_headers(headers: &mut HeaderMap) {
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
+}
+
+pub(super) fn home() -> Result<Response<Body>, askama::Error> {
+    let mut response = Response::new(Body::from(Home.render()?));
+    set_headers(response.headers_mut());
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Ok(response)
+}
+
+/// A name as it can be shown: what has no look of its own, or changes the look of what follows, is written as an escape.
+pub(super) fn visible(name: &str) -> String {
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+                | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+    };
+    let mut shown = String::with_capacity(name.len());
+    for c in name.chars() {
+        if hidden(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+    }
+    shown
+}
+
+fn sha256(text: &str) -> Vec<u8> {
+    // sha2-256 takes any number of bytes: there is no error to have.
+    HashCode::Sha2_256.digest(text.as_bytes()).map(|hash| hash.digest().to_vec()).unwrap_or_else(|_| vec![0; 32])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_deceive_are_written_out() {
+        assert_eq!(visible("a\u{202e}txt.exe"), "a\\u{202e}txt.exe");
+        assert_eq!(visible("a\r\nb\0"), "a\\u{d}\\u{a}b\\u{0}");
+        assert_eq!(visible("file-źł.txt"), "file-źł.txt");
+    }
+}

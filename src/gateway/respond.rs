@@ -1,0 +1,6 @@
+//! One file per form of answer.
+
+pub(super) mod car;
+pub(super) mod directory;
+pub(super) mod file;
+pub(super) mod raw;

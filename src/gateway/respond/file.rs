@@ -1,0 +1,135 @@
+//! A file as its bytes, whole or in part.
+
+use std::time::SystemTime;
+
+use axum::body::Body;
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
+    HeaderMap, HeaderValue, LAST_MODIFIED,
+};
+use http::{Response, StatusCode};
+
+use super::super::content_type::{self, SNIFF_BYTES};
+use super::super::error::GatewayError;
+use super::super::handler::Visit;
+use super::super::headers;
+use super::super::range::{ByteRange, Selection};
+use crate::dag::{FileReader, NodeKind, Resolved};
+use crate::ipld::Block;
+use crate::retriever::SessionOptions;
+
+/// Answers with the file that `block` is the root of. `resolved` is what the address names: the file itself, or the
+/// directory whose index page it is, which gives validators and roots.
+pub(in super::super) async fn respond(
+    visit: &mut Visit<'_>,
+    resolved: &Resolved,
+    block: &Block,
+) -> Result<Response<Body>, GatewayError> {
+    let etag = headers::etag(&resolved.cid);
+    let modified = resolved.mtime.and_then(|mtime| headers::modified(mtime.secs));
+    if let Some(reply) = visit.unchanged(&etag, modified) {
+        return Ok(reply);
+    }
+    let is_index = resolved.is_directory();
+    let name = match (&visit.ask.filename, is_index) {
+        (Some(name), _) => Some(name.clone()),
+        (None, true) => Some("index.html".to_owned()),
+        (None, false) => visit.ask.name().map(str::to_owned),
+    };
+    let by_name = name.as_deref().and_then(content_type::by_name);
+    let size = crate::dag::reader::file_size(block)?;
+    let mut out = HeaderMap::with_capacity(24);
+    common(visit, resolved, &etag, modified, &mut out);
+
+    if visit.ask.is_head() {
+        let kind = match by_name {
+            Some(kind) => Some(kind),
+            None => sniff_here(visit, block).await,
+        };
+        // RFC 9110 §9.3.2: a HEAD may leave out what only making the content would tell.
+        if let Some(kind) = kind {
+            set_type(visit, &kind, &mut out);
+        }
+        return Ok(visit.reply(StatusCode::OK, out, no_body(), Some(size)));
+    }
+
+    let selection = ByteRange::read(&visit.ask.headers, &etag).select(size);
+    let (status, range) = match selection {
+        Selection::Whole => (StatusCode::OK, 0..size),
+        Selection::Part(range) => {
+            out.insert(CONTENT_RANGE, headers::value(&format!("bytes {}-{}/{size}", range.start, range.end - 1)));
+            (StatusCode::PARTIAL_CONTENT, range)
+        }
+        Selection::Unsatisfiable => return Err(GatewayError::Range { size }),
+    };
+    let kind = match by_name {
+        Some(kind) => kind,
+        // The type is that of the file, so it is read from its beginning, not from the part.
+        None if range.start > 0 => sniff_here(visit, block).await.unwrap_or_else(|| "application/octet-stream".into()),
+        None => {
+            let mut start = FileReader::new(visit.session.clone(), block, 0..(SNIFF_BYTES as u64).min(size))?;
+            let bytes = start.peek(SNIFF_BYTES).await?;
+            content_type::by_bytes(&bytes, bytes.len() as u64 == size)
+        }
+    };
+    set_type(visit, &kind, &mut out);
+    let length = range.end - range.start;
+    let mut reader = FileReader::new(visit.session.clone(), block, range)?;
+    // The status is chosen when the first bytes are here (DESIGN.md §6, step 9).
+    if length > 0 {
+        reader.peek(1).await?;
+    }
+    Ok(visit.reply(status, out, reader, Some(length)))
+}
+
+/// A symlink's target, as text: it is not followed (path-gateway specification).
+pub(in super::super) fn symlink(visit: &mut Visit<'_>, resolved: &Resolved) -> Result<Response<Body>, GatewayError> {
+    let NodeKind::Symlink { target } = &resolved.kind else {
+        return Err(GatewayError::NotUnixFs { cid: resolved.cid, codec: resolved.cid.codec() });
+    };
+    let etag = headers::etag(&resolved.cid);
+    let modified = resolved.mtime.and_then(|mtime| headers::modified(mtime.secs));
+    if let Some(reply) = visit.unchanged(&etag, modified) {
+        return Ok(reply);
+    }
+    let mut out = HeaderMap::with_capacity(24);
+    common(visit, resolved, &etag, modified, &mut out);
+    out.remove(ACCEPT_RANGES);
+    out.insert(CONTENT_TYPE, HeaderValue::from_static("inode/symlink"));
+    let target: Vec<u8> = target.clone().into();
+    Ok(visit.reply_bytes(StatusCode::OK, out, target.into()))
+}
+
+fn common(visit: &Visit<'_>, resolved: &Resolved, etag: &str, modified: Option<SystemTime>, out: &mut HeaderMap) {
+    headers::set_path(out, &visit.ask.path, &resolved.roots);
+    out.insert(ETAG, headers::value(etag));
+    out.insert(CACHE_CONTROL, headers::IMMUTABLE);
+    out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if let Some(modified) = modified {
+        out.insert(LAST_MODIFIED, headers::value(&httpdate::fmt_http_date(modified)));
+    }
+    if visit.ask.download || visit.ask.filename.is_some() {
+        let cid = resolved.cid.to_string();
+        out.insert(CONTENT_DISPOSITION, headers::disposition(visit.ask.download, visit.ask.name().unwrap_or(&cid)));
+    }
+}
+
+fn set_type(visit: &Visit<'_>, kind: &str, out: &mut HeaderMap) {
+    out.insert(CONTENT_TYPE, headers::value(kind));
+    if visit.gateway.state.config.sandbox && content_type::is_active(kind) {
+        out.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox allow-scripts allow-forms allow-popups"));
+    }
+}
+
+/// The type by the first bytes if they are here already: the network is not asked for them.
+async fn sniff_here(visit: &Visit<'_>, block: &Block) -> Option<String> {
+    let here = SessionOptions { policy: None, local_only: true };
+    let session = visit.gateway.state.retriever.session(*block.cid(), here);
+    let mut start = FileReader::new(session, block, 0..SNIFF_BYTES as u64).ok()?;
+    let bytes = start.peek(SNIFF_BYTES).await.ok()?;
+    Some(content_type::by_bytes(&bytes, bytes.len() as u64 == start.size()))
+}
+
+fn no_body() -> futures::stream::Empty<Result<bytes::Bytes, GatewayError>> {
+    futures::stream::empty()
+}

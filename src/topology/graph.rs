@@ -1,0 +1,257 @@
+//! The graph of known peers: components, diameter, clustering, and what the loss of one peer would cut off.
+
+use std::collections::{HashMap, VecDeque};
+
+use petgraph::graph::{NodeIndex, UnGraph};
+use serde::Serialize;
+
+use super::{Edge, PeerSample};
+
+/// The most peers of one component whose diameter is computed: a breadth-first search from each of them.
+const MAX_DIAMETER_NODES: usize = 2_000;
+
+/// The shape of the graph of known peers. Isolated peers count.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Shape {
+    #[serde(skip)]
+    pub nodes: u64,
+    /// Distinct edges.
+    pub edges: u64,
+    /// `None` without a peer.
+    pub components: Option<u64>,
+    /// Hops across the largest component; `None` without an edge or beyond 2,000 peers.
+    pub diameter: Option<u64>,
+    /// Mean local clustering coefficient (Watts, Strogatz 1998) over peers with two edges or more.
+    pub clustering: Option<f64>,
+    /// Share of known peers in the largest component.
+    pub reach: Option<f64>,
+    /// The largest share of known peers that the loss of one peer would cut off from the largest component's rest.
+    pub worst_cut: f64,
+    /// Whose loss that would be.
+    pub worst_cut_peer: Option<String>,
+}
+
+impl Shape {
+    pub fn of(peers: &[PeerSample], edges: &[Edge]) -> Self {
+        let graph = build(peers, edges);
+        let nodes = graph.node_count();
+        if nodes == 0 {
+            return Self::default();
+        }
+        let (components, largest) = components(&graph);
+        let (cut, cut_peer) = worst_cut(&graph, &largest);
+        Self {
+            nodes: nodes as u64,
+            edges: graph.edge_count() as u64,
+            components: Some(components),
+            diameter: diameter(&graph, &largest),
+            clustering: clustering(&graph),
+            reach: Some(largest.len() as f64 / nodes as f64),
+            worst_cut: cut as f64 / nodes as f64,
+            worst_cut_peer: cut_peer.filter(|_| cut > 0).map(|node| graph[node].to_owned()),
+        }
+    }
+
+    /// Edges / possible edges.
+    pub fn density(&self) -> Option<f64> {
+        let possible = self.nodes * self.nodes.saturating_sub(1) / 2;
+        (self.edges > 0 && possible > 0).then(|| self.edges as f64 / possible as f64)
+    }
+
+    /// The mean degree.
+    pub fn average_connections(&self) -> Option<f64> {
+        (self.edges > 0).then(|| 2.0 * self.edges as f64 / self.nodes as f64)
+    }
+}
+
+type Graph<'a> = UnGraph<&'a str, ()>;
+
+fn build<'a>(peers: &'a [PeerSample], edges: &'a [Edge]) -> Graph<'a> {
+    let mut graph = Graph::default();
+    let mut nodes: HashMap<&str, NodeIndex> = HashMap::new();
+    let mut node = |graph: &mut Graph<'a>, id: &'a str| *nodes.entry(id).or_insert_with(|| graph.add_node(id));
+    for peer in peers {
+        node(&mut graph, &peer.id);
+    }
+    for edge in edges.iter().filter(|edge| edge.a != edge.b) {
+        let (a, b) = (node(&mut graph, &edge.a), node(&mut graph, &edge.b));
+        graph.update_edge(a, b, ());
+    }
+    graph
+}
+
+/// How many, and the nodes of the largest.
+fn components(graph: &Graph<'_>) -> (u64, Vec<NodeIndex>) {
+    let mut seen = vec![false; graph.node_count()];
+    let (mut count, mut largest) = (0, Vec::new());
+    for start in graph.node_indices() {
+        if seen[start.index()] {
+            continue;
+        }
+        count += 1;
+        seen[start.index()] = true;
+        let mut component = vec![start];
+        let mut next = 0;
+        while let Some(node) = component.get(next).copied() {
+            next += 1;
+            for neighbour in graph.neighbors(node) {
+                if !std::mem::replace(&mut seen[neighbour.index()], true) {
+                    component.push(neighbour);
+                }
+            }
+        }
+        if component.len() > largest.len() {
+            largest = component;
+        }
+    }
+    (count, largest)
+}
+
+fn diameter(graph: &Graph<'_>, component: &[NodeIndex]) -> Option<u64> {
+    if component.len() < 2 || component.len() > MAX_DIAMETER_NODES {
+        return None;
+    }
+    component.iter().map(|start| eccentricity(graph, *start)).max()
+}
+
+fn eccentricity(graph: &Graph<'_>, start: NodeIndex) -> u64 {
+    let mut distance = vec![u64::MAX; graph.node_count()];
+    distance[start.index()] = 0;
+    let mut queue = VecDeque::from([start]);
+    let mut furthest = 0;
+    while let Some(node) = queue.pop_front() {
+        furthest = distance[node.index()];
+        for neighbour in graph.neighbors(node) {
+            if distance[neighbour.index()] == u64::MAX {
+                distance[neighbour.index()] = furthest + 1;
+                queue.push_back(neighbour);
+            }
+        }
+    }
+    furthest
+}
+
+fn clustering(graph: &Graph<'_>) -> Option<f64> {
+    let coefficients: Vec<f64> = graph
+        .node_indices()
+        .filter_map(|node| {
+            let neighbours: Vec<_> = graph.neighbors(node).collect();
+            let pairs = neighbours.len() * neighbours.len().checked_sub(1)? / 2;
+            let joined = neighbours
+                .iter()
+                .enumerate()
+                .map(|(i, a)| neighbours[i + 1..].iter().filter(|b| graph.find_edge(*a, **b).is_some()).count());
+            (pairs > 0).then(|| joined.sum::<usize>() as f64 / pairs as f64)
+        })
+        .collect();
+    (!coefficients.is_empty()).then(|| coefficients.iter().sum::<f64>() / coefficients.len() as f64)
+}
+
+/// How many peers of a component the loss of one of them cuts off from the largest remaining part, and whose loss.
+///
+/// One depth-first walk (Hopcroft, Tarjan 1973): below a cut peer, each child's subtree that has no way around is a part.
+fn worst_cut(graph: &Graph<'_>, component: &[NodeIndex]) -> (usize, Option<NodeIndex>) {
+    let Some(root) = component.first().copied() else { return (0, None) };
+    let n = graph.node_count();
+    let (mut order, mut low, mut size) = (vec![0usize; n], vec![0usize; n], vec![1usize; n]);
+    // For each peer: nodes in parts that its loss separates, and the largest of them.
+    let (mut parts, mut largest) = (vec![0usize; n], vec![0usize; n]);
+    let mut clock = 1;
+    order[root.index()] = clock;
+    low[root.index()] = clock;
+    let mut stack = vec![(root, None::<NodeIndex>, graph.neighbors(root).detach())];
+    while let Some((node, parent, walk)) = stack.last_mut() {
+        let (node, parent) = (*node, *parent);
+        if let Some(neighbour) = walk.next_node(graph) {
+            if order[neighbour.index()] == 0 {
+                clock += 1;
+                order[neighbour.index()] = clock;
+                low[neighbour.index()] = clock;
+                stack.push((neighbour, Some(node), graph.neighbors(neighbour).detach()));
+            } else if Some(neighbour) != parent {
+                low[node.index()] = low[node.index()].min(order[neighbour.index()]);
+            }
+            continue;
+        }
+        stack.pop();
+        let Some(parent) = parent else { continue };
+        let (child, parent) = (node.index(), parent.index());
+        size[parent] += size[child];
+        low[parent] = low[parent].min(low[child]);
+        if low[child] >= order[parent] {
+            parts[parent] += size[child];
+            largest[parent] = largest[parent].max(size[child]);
+        }
+    }
+    let others = component.len() - 1;
+    let cut = |node: NodeIndex| {
+        let above = others - parts[node.index()];
+        others - largest[node.index()].max(above)
+    };
+    component.iter().map(|node| (cut(*node), Some(*node))).max_by_key(|(cut, _)| *cut).unwrap_or((0, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(peers: usize, edges: &[(usize, usize)]) -> Shape {
+        let sample =
+            |n: usize| PeerSample { id: n.to_string(), connected: false, rtt_ms: None, rate_bps: None, bytes_in: 0 };
+        let peers: Vec<_> = (0..peers).map(sample).collect();
+        let edges: Vec<_> = edges.iter().map(|(a, b)| Edge { a: a.to_string(), b: b.to_string() }).collect();
+        Shape::of(&peers, &edges)
+    }
+
+    #[test]
+    fn a_ring_has_no_cut_peer_and_half_its_size_as_diameter() {
+        let ring: Vec<_> = (0..10).map(|n| (n, (n + 1) % 10)).collect();
+        let shape = shape(10, &ring);
+        assert_eq!((shape.components, shape.diameter, shape.worst_cut), (Some(1), Some(5), 0.0));
+        assert_eq!((shape.reach, shape.clustering, shape.worst_cut_peer), (Some(1.0), Some(0.0), None));
+    }
+
+    #[test]
+    fn the_middle_of_a_star_cuts_off_all_but_one() {
+        let star: Vec<_> = (1..10).map(|n| (0, n)).collect();
+        let shape = shape(10, &star);
+        // Nine others; one of them is the largest rest.
+        assert_eq!((shape.worst_cut, shape.worst_cut_peer.as_deref()), (0.8, Some("0")));
+        assert_eq!((shape.diameter, shape.average_connections()), (Some(2), Some(1.8)));
+    }
+
+    #[test]
+    fn a_bridge_between_two_triangles_is_found() {
+        let edges = [(0, 1), (1, 2), (2, 0), (3, 4), (4, 5), (5, 3), (2, 3)];
+        let shape = shape(6, &edges);
+        // Without 2 (or 3): two peers here, three there; two are cut off of six.
+        assert_eq!(shape.worst_cut, 2.0 / 6.0);
+        assert_eq!(shape.diameter, Some(3));
+        // Four corners with 1, two bridge ends with 1 of 3 pairs.
+        assert!((shape.clustering.unwrap() - (4.0 + 2.0 / 3.0) / 6.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn parallel_and_self_edges_count_once_and_never() {
+        let shape = shape(3, &[(0, 1), (1, 0), (2, 2)]);
+        assert_eq!((shape.edges, shape.components, shape.reach), (1, Some(2), Some(2.0 / 3.0)));
+        assert_eq!(shape.density(), Some(1.0 / 3.0));
+    }
+
+    #[test]
+    fn cuts_equal_those_found_by_removing_each_peer() {
+        // A fixed graph with several cut peers: a path of cliques with a tail.
+        let edges =
+            [(0, 1), (1, 2), (0, 2), (2, 3), (3, 4), (4, 5), (5, 3), (5, 6), (6, 7), (7, 8), (8, 6), (8, 9), (9, 10)];
+        let whole = shape(11, &edges);
+        let by_removal = (0..11)
+            .map(|gone| {
+                let left: Vec<_> = edges.iter().filter(|(a, b)| *a != gone && *b != gone).copied().collect();
+                // The gone peer stays as an isolated one.
+                let reach = shape(11, &left).reach.unwrap() * 11.0;
+                10 - reach.round() as usize
+            })
+            .max();
+        assert_eq!((whole.worst_cut * 11.0).round() as usize, by_removal.unwrap());
+    }
+}
