@@ -1,7 +1,5 @@
 //! What the retriever counts: exact, and each bound with a count of hitting it.
 
-use std::sync::atomic::AtomicU64;
-
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
@@ -16,12 +14,13 @@ pub(super) struct RetrieverMetrics {
     sessions: Gauge,
     wants: Gauge,
     dials: Gauge,
-    tally: Vec<(Counter<u64, AtomicU64>, fn(&Tally) -> u64)>,
+    tally: Vec<(Counter, Read)>,
     evicted: Counter,
 }
 
 /// One counter of the scheduler's tally: name, help, and where it stands.
-type Row = (&'static str, &'static str, fn(&Tally) -> u64);
+type Row = (&'static str, &'static str, Read);
+type Read = fn(&Tally) -> u64;
 
 const TALLY: [Row; 13] = [
     ("retriever_blocks", "Blocks that were wanted and came from a peer, verified", |t| t.blocks),

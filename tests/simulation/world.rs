@@ -47,7 +47,6 @@ pub struct SimPeer {
     pub asked: usize,
     /// Wants that were sent to it after it had sent its first wrong block and the block had arrived.
     pub asked_after_wrong: usize,
-    wrong: bool,
     wrong_arrived: bool,
 }
 
@@ -126,7 +125,6 @@ impl World {
             blocks: 0,
             asked: 0,
             asked_after_wrong: 0,
-            wrong: false,
             wrong_arrived: false,
         };
         self.peers.push(peer);
@@ -135,11 +133,6 @@ impl World {
             self.connect(index);
         }
         index
-    }
-
-    /// A peer that connects by itself at a given time, and is named by the router then.
-    pub fn join_at(&mut self, peer: usize, at: Duration) {
-        self.schedule(at, Happening::Join(peer));
     }
 
     fn connect(&mut self, index: usize) {
@@ -352,8 +345,7 @@ impl World {
         peer.blocks += 1;
         peer.sent += block.len() as u64;
         peer.busy = true;
-        if peer.manner == Manner::Corrupt && peer.blocks % 10 == 0 {
-            peer.wrong = true;
+        if peer.manner == Manner::Corrupt && peer.blocks.is_multiple_of(10) {
             let mut data = block.data().to_vec();
             data[20] ^= 1;
             block = Block::encode(codec::RAW, HashCode::Blake3, Bytes::from(data)).unwrap();

@@ -31,6 +31,9 @@ const MAX_MOVES: usize = 64;
 /// Kept free at each peer, for what becomes urgent.
 const SPARE_WANTS: usize = 16;
 
+/// What a session wants, most urgent first, and who can serve it.
+type Plan = (std::vec::IntoIter<(bool, u64, WantId)>, Vec<PeerId>);
+
 /// A peer as the plan sees it.
 #[derive(Debug, Clone, Copy)]
 struct Lane {
@@ -84,7 +87,7 @@ impl Scheduler {
 
     fn assign(&mut self, sessions: &[SessionId], now: Time) {
         let mut lanes: BTreeMap<PeerId, Lane> = BTreeMap::new();
-        let mut plans: BTreeMap<SessionId, (std::vec::IntoIter<(bool, u64, WantId)>, Vec<PeerId>)> = BTreeMap::new();
+        let mut plans: BTreeMap<SessionId, Plan> = BTreeMap::new();
         let mut heap = BinaryHeap::new();
         for id in sessions {
             let Some(session) = self.sessions.get(id) else { continue };
