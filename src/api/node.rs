@@ -227,7 +227,10 @@ pub struct AnalyticsAsked {
     window_s: Option<u64>,
 }
 
-pub async fn analytics(Extract(state): Extract<State>, Query(asked): Query<AnalyticsAsked>) -> Result<Response, Problem> {
+pub async fn analytics(
+    Extract(state): Extract<State>,
+    Query(asked): Query<AnalyticsAsked>,
+) -> Result<Response, Problem> {
     let seconds = asked.window_s.unwrap_or(DEFAULT_WINDOW_S);
     if seconds == 0 || seconds > MAX_WINDOW_S {
         return Err(Problem::bad_request(format!("window_s is 1 to {MAX_WINDOW_S}")));

@@ -195,10 +195,7 @@ mod tests {
 
     #[test]
     fn long_names_lose_their_middle_and_hidden_characters_show() {
-        assert_eq!(
-            short("bafybeig6ka5mlwkj7rj5lxvzbdqcyoahbh3jm2v5ulwhnmgmhca27cijp3i").chars().count(),
-            18
-        );
+        assert_eq!(short("bafybeig6ka5mlwkj7rj5lxvzbdqcyoahbh3jm2v5ulwhnmgmhca27cijp3i").chars().count(), 18);
         assert_eq!(short("bafkqaaa"), "bafkqaaa");
         assert_eq!(tame("a\u{202e}b\r\n", 20), "a\\u{202e}b\\u{d}\\u{a}");
     }

@@ -94,7 +94,8 @@ fn failed(s: &mut Sentence, detail: &Detail, outcome: Option<Outcome>, took: &st
         let found = number(row.providers_found, "provider was found", "providers were found");
         s.say(format!(": {found}, {} asked.", row.providers_attempted));
     };
-    let phase = row.phase.as_deref().map(|phase| format!(" in the phase “{}”", filters::tame(phase, 20))).unwrap_or_default();
+    let phase =
+        row.phase.as_deref().map(|phase| format!(" in the phase “{}”", filters::tame(phase, 20))).unwrap_or_default();
     let why = row.error_kind.as_deref().map(|kind| format!(" ({})", filters::tame(kind, 80))).unwrap_or_default();
     match outcome {
         Some(Outcome::NotFound) => {
@@ -136,7 +137,9 @@ fn shares(s: &mut Sentence, detail: &Detail) {
     if most.bytes == total {
         s.say(format!(" Everything came from one peer, {name}{speed}."));
     } else if part >= DOMINANT {
-        s.say(" ").stress(percent(part).to_string()).say(format!(" came from one of {} peers, {name}{speed}.", detail.row.peer_count));
+        s.say(" ")
+            .stress(percent(part).to_string())
+            .say(format!(" came from one of {} peers, {name}{speed}.", detail.row.peer_count));
     } else {
         s.say(format!(" {} peers delivered, none more than {}.", detail.row.peer_count, percent(part)));
     }
@@ -162,7 +165,8 @@ fn stalls(s: &mut Sentence, detail: &Detail) {
             _ => {}
         }
     }
-    let stalled: Vec<&str> = detail.attempts.iter().filter(|a| a.outcome == "stalled").map(|a| a.peer_id.as_str()).collect();
+    let stalled: Vec<&str> =
+        detail.attempts.iter().filter(|a| a.outcome == "stalled").map(|a| a.peer_id.as_str()).collect();
     if lost.is_empty() {
         match stalled[..] {
             [] => {}
@@ -176,7 +180,9 @@ fn stalls(s: &mut Sentence, detail: &Detail) {
         return;
     }
     if let Some((peer, time)) = lost.iter().max_by_key(|(_, time)| *time) {
-        s.say(" ").stress(cell(ms(Some(*time as f64 / 1e3)))).say(format!(" passed before {} was found to have stalled", filters::short(peer)));
+        s.say(" ")
+            .stress(cell(ms(Some(*time as f64 / 1e3))))
+            .say(format!(" passed before {} was found to have stalled", filters::short(peer)));
         if lost.len() > 1 {
             s.say(format!(", one of {} stalls", lost.len()));
         }
