@@ -26,11 +26,12 @@ use crate::retriever::Retriever;
 use crate::routing::ContentRouter;
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
-use crate::{api, dashboard, gateway, p2p};
+use crate::topology;
+use crate::{api, gateway, p2p};
 
 mod api_file;
+mod observer;
 mod parts;
-mod snapshots;
 mod token;
 
 pub use api_file::ApiFile;
@@ -132,8 +133,9 @@ impl App {
             Some(database) => database.sink(),
             None => Arc::new(NoRecords),
         };
-        if let Some(database) = &database {
-            snapshots::start(database, node.clone(), &retriever, &stages.database);
+        if let (Some(database), Some(node)) = (&database, &node) {
+            let source = observer::Observer { node: node.clone(), retriever: retriever.clone() };
+            topology::watch(database.clone(), Arc::new(source), parts::facts(&settings), &stages.database);
         }
 
         let token = AdminToken::load(settings.admin_token_file.as_deref())?;
@@ -146,26 +148,27 @@ impl App {
         let api = ApiFile::new(&gateway_tcp, &admin_tcp, tls.is_some(), &token);
 
         let draining = api::Draining::default();
-        let gateway_router = gateway::router(gateway::State::new(
-            retriever.clone(),
+        let state = gateway::State {
+            retriever: retriever.clone(),
             sink,
-            parts::gateway(&settings),
-            token.check(),
-            &metrics,
-        ));
+            config: parts::gateway(&settings),
+            is_admin_token: token.check(),
+        };
+        let gateway_router = gateway::router(state, &metrics);
         let admin = parts::Admin {
             settings: &settings,
-            api: &api,
+            bound: settings.admin,
+            gateway: api.gateway.clone(),
             token: token.check(),
             blocks: blocks.clone(),
-            retriever: retriever.clone(),
+            retriever,
             node: node.clone(),
             database: database.clone(),
             metrics: metrics.clone(),
             supervisors: stages.all(),
             draining: draining.clone(),
         };
-        let admin_router = api::router(admin.api_state()).merge(dashboard::router(admin.dashboard_state()));
+        let admin_router = admin.router();
 
         let stop = CancellationToken::new();
         let stats = listener::Stats::new(&metrics);
@@ -223,7 +226,9 @@ impl App {
             database.close(STOP_STAGE).await;
         }
         report("database", self.stages.database.stop(STOP_STAGE).await);
-        self.blocks.close().await;
+        if let Err(error) = self.blocks.close().await {
+            warn!(%error, "the store did not close cleanly");
+        }
         report("store", self.stages.store.stop(STOP_STAGE).await);
         ApiFile::remove(&self.data_dir);
         info!("stopped");

@@ -36,6 +36,6 @@ pub mod api;
 pub mod dashboard;
 pub mod gateway;
 
-// pub mod app;
-// pub mod cli;
+pub mod app;
+pub mod cli;
 pub mod config;

@@ -262,8 +262,9 @@ async fn accept(tcp: TcpListener, server: &Arc<Server>, supervisor: &Supervisor,
 fn http(config: &Config, supervisor: &Supervisor) -> auto::Builder<Spawner> {
     let mut http = auto::Builder::new(Spawner(supervisor.clone()));
     let header_limit = config.header_limit.as_usize().max(8 << 10);
-    // The watchdog keeps the deadlines: hyper's header timer counts the idle time before a header too.
-    http.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(header_limit).pipeline_flush(true);
+    // The watchdog keeps the deadlines: hyper's header timer counts the idle time before a header too. Never
+    // `pipeline_flush`: with it hyper buffers a whole body, however slowly the client reads.
+    http.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(header_limit);
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.http2_streams.max(1))

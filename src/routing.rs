@@ -26,6 +26,26 @@ pub enum RouterKind {
     Dht,
 }
 
+impl RouterKind {
+    /// The name in the database, the API and metric labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Configured => "configured",
+            Self::Connected => "connected",
+            Self::Cache => "cache",
+            Self::Mdns => "mdns",
+            Self::Delegated => "delegated",
+            Self::Dht => "dht",
+        }
+    }
+}
+
+impl std::fmt::Display for RouterKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// Somebody who is said to have a CID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Provider {

@@ -2,16 +2,18 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::token::Check;
-use super::{ApiFile, api, dashboard};
 use crate::blockstore::{self, Blocks};
 use crate::config::Settings;
 use crate::db::{self, Database};
 use crate::retriever::{self, Retriever};
+use crate::routing::RouterKind;
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
-use crate::{gateway, listener, p2p};
+use crate::topology::Facts;
+use crate::{api, dashboard, gateway, listener, p2p};
 
 /// What a server inside a command changes: loopback on free ports, no listening peer, no metrics database.
 pub fn embed(settings: &mut Settings) {
@@ -75,5 +77,84 @@ pub fn listener(settings: &Settings) -> listener::Config {
         drain_timeout: limits.drain_timeout,
         connections_per_ip: u32::try_from(limits.connections_per_ip).unwrap_or(u32::MAX),
         ..Default::default()
+    }
+}
+
+pub fn gateway(settings: &Settings) -> gateway::Config {
+    gateway::Config {
+        concurrent_requests: u32::try_from(settings.limits.concurrent_requests).unwrap_or(u32::MAX),
+        first_byte_timeout: settings.limits.retrieval_timeout,
+        request_timeout: settings.limits.request_timeout,
+        ..Default::default()
+    }
+}
+
+/// What the configuration says about routers, for recommendations.
+pub fn facts(settings: &Settings) -> Facts {
+    Facts { delegated_routers: settings.router.len(), dht: !settings.no_dht, offline: settings.offline }
+}
+
+/// What the admin listener is made of.
+pub struct Admin<'a> {
+    pub settings: &'a Settings,
+    pub bound: SocketAddr,
+    pub gateway: String,
+    pub token: Check,
+    pub blocks: Arc<Blocks>,
+    pub retriever: Retriever,
+    pub node: Option<p2p::Client>,
+    pub database: Option<Database>,
+    pub metrics: Metrics,
+    pub supervisors: Vec<Supervisor>,
+    pub draining: api::Draining,
+}
+
+impl Admin<'_> {
+    pub fn router(&self) -> axum::Router {
+        api::admin_router(self.api_state(), dashboard::router(self.dashboard_state()))
+    }
+
+    fn api_state(&self) -> api::State {
+        api::State {
+            blocks: self.blocks.clone(),
+            retriever: self.retriever.clone(),
+            node: self.node.clone(),
+            db: self.database.clone(),
+            metrics: self.metrics.clone(),
+            config: self.settings.redacted(),
+            facts: facts(self.settings),
+            gateway: self.gateway.clone(),
+            supervisors: self.supervisors.clone(),
+            draining: self.draining.clone(),
+            started: Instant::now(),
+            access: api::Access::new(self.bound, self.token.clone(), Vec::new()),
+        }
+    }
+
+    fn dashboard_state(&self) -> dashboard::State {
+        let (node, blocks, offline) = (self.node.clone(), self.blocks.clone(), self.settings.offline);
+        let delegated = self.settings.router.len();
+        let snapshot = move || snapshot(node.as_ref(), &blocks, delegated, offline);
+        dashboard::State {
+            db: self.database.clone(),
+            node: Arc::new(snapshot),
+            gateway: self.gateway.clone(),
+            compare_share: self.settings.compare_share,
+        }
+    }
+}
+
+fn snapshot(node: Option<&p2p::Client>, blocks: &Blocks, delegated: usize, offline: bool) -> dashboard::NodeSnapshot {
+    let peers = node.map(p2p::Client::peers).unwrap_or_default();
+    let mut routers: Vec<String> =
+        node.map(p2p::Client::routers).unwrap_or_default().iter().map(|router| router.kind().to_string()).collect();
+    routers.extend((delegated > 0).then(|| RouterKind::Delegated.to_string()));
+    dashboard::NodeSnapshot {
+        peers: peers.len(),
+        exchange_peers: peers.iter().filter(|peer| peer.exchange).count(),
+        routers,
+        warnings: node.map(p2p::Client::warnings).unwrap_or_default(),
+        offline,
+        store_problem: blocks.problem(),
     }
 }

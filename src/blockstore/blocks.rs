@@ -16,7 +16,7 @@ use super::metrics::StoreMetrics;
 use super::scrub;
 use super::{Blockstore, Config, DurableStore, GcReport, Hit, Pin, Pins, ScrubReport, StoreError, StoreStats};
 use super::{Tier, TierStats};
-use crate::ipld::{Block, Cid};
+use crate::ipld::{Block, Cid, codec};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 
@@ -151,6 +151,11 @@ impl Blocks {
         AddGuard { _adds: self.adds.clone().read_owned().await }
     }
 
+    /// Removes durable blocks that no pin reaches: [`Blocks::gc_with`] the links of every codec that we know.
+    pub async fn gc(self: &Arc<Self>) -> Result<GcReport, StoreError> {
+        self.gc_with(|block| codec::links(block).ok()).await
+    }
+
     /// Removes durable blocks that no pin reaches, with `links` saying what a block links to.
     ///
     /// Waits up to `gc-wait` for running adds, and keeps new ones waiting while it runs; reads go on. Goes on when the
@@ -200,6 +205,11 @@ impl Blocks {
         let report = task.await.ok().flatten().ok_or(StoreError::Closed)??;
         info!(blocks = report.blocks, bytes = report.bytes, corrupt = report.corrupt_blocks, "scrubbed");
         Ok(report)
+    }
+
+    /// Why the durable store refuses writes now; `None` when it does not.
+    pub fn problem(&self) -> Option<String> {
+        self.durable.problem()
     }
 
     /// Writes what is queued and the counts, and closes. Reads of durable blocks go on; changes fail.

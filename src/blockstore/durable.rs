@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -40,6 +40,8 @@ struct Inner {
     next_temp: AtomicU64,
     /// Directories whose sync failed: what lies in them is not taken for stored.
     suspect: Mutex<HashSet<PathBuf>>,
+    /// Why the latest write failed.
+    problem: Mutex<Option<String>>,
     threads: usize,
     readers: Arc<Semaphore>,
     writers: Arc<Semaphore>,
@@ -72,6 +74,7 @@ impl DurableStore {
             changes: counts::Changes::default(),
             next_temp: AtomicU64::new(0),
             suspect: Mutex::default(),
+            problem: Mutex::default(),
             threads,
             readers: Arc::new(Semaphore::new(threads)),
             writers: Arc::new(Semaphore::new(threads)),
@@ -137,10 +140,17 @@ impl DurableStore {
     /// Cancel safe: a dropped call leaves whole blocks or none.
     pub async fn put(&self, blocks: Vec<Block>) -> Result<(), StoreError> {
         let result = write::put(&self.inner, blocks).await;
-        if matches!(&result, Err(error) if !matches!(error, StoreError::Closed)) {
+        let failed = result.as_ref().err().filter(|error| !matches!(error, StoreError::Closed));
+        if failed.is_some() {
             self.inner.metrics.write_errors.inc();
         }
+        *self.inner.problem.lock().unwrap_or_else(PoisonError::into_inner) = failed.map(ToString::to_string);
         result
+    }
+
+    /// Why the latest write failed; `None` once one succeeds again.
+    pub fn problem(&self) -> Option<String> {
+        self.inner.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub async fn remove(&self, cid: &Cid) -> Result<bool, StoreError> {

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::durable::{DurableStore, SHARDS};
 use super::metrics::StoreMetrics;
 use super::{Pin, PinKind, StoreError};
-use crate::ipld::{Block, Cid, Multihash, codec};
+use crate::ipld::{Block, Cid, HashCode, Multihash, codec};
 
 /// Missing CIDs that a report names; the count goes on.
 const MISSING_NAMED: usize = 1_000;
@@ -144,12 +144,35 @@ fn missing(report: &mut GcReport, cid: &Cid) {
     }
 }
 
-/// The first 32 bytes of the digest. Accepted hash functions leave at least 224 bits of it, so two blocks do not share
-/// one; an identity digest is never stored, and keeping a block for its sake keeps too much, not too little.
+/// Stands for a multihash: its digest where that is a hash of 28 to 32 bytes, else a hash of the whole of it.
+///
+/// An identity digest is chosen freely: cut or taken as it is, it could pose as another block that was walked already,
+/// and what hangs under that block would be lost.
 fn short(hash: &Multihash) -> [u8; 32] {
-    let digest = hash.digest();
+    let mut digest = hash.digest();
+    let whole;
+    if hash.code() == u64::from(HashCode::Identity) || digest.len() > 32 {
+        // blake3 takes any length; only identity refuses.
+        whole = HashCode::Blake3.digest(&hash.to_bytes()).unwrap_or(*hash);
+        digest = whole.digest();
+    }
     let mut short = [0; 32];
     let length = digest.len().min(32);
     short[..length].copy_from_slice(&digest[..length]);
     short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_digest_cannot_pose_as_another_block() {
+        let block = HashCode::Sha2_256.digest(b"tide").unwrap();
+        let posing = HashCode::Identity.digest(block.digest()).unwrap();
+        assert_ne!(short(&block), short(&posing));
+        let (long, longer) =
+            (HashCode::Identity.digest(&[7; 40]).unwrap(), HashCode::Identity.digest(&[7; 41]).unwrap());
+        assert_ne!(short(&long), short(&longer));
+    }
 }

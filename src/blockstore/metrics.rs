@@ -79,13 +79,13 @@ impl StoreMetrics {
         let tier = |tier: Tier| {
             let label = Label { tier: tier.name() };
             TierMetrics {
-                hits: hits.get_or_create(&label).clone(),
-                misses: misses.get_or_create(&label).clone(),
-                corrupt: corrupt.get_or_create(&label).clone(),
-                read_errors: read_errors.get_or_create(&label).clone(),
-                write_errors: write_errors.get_or_create(&label).clone(),
-                blocks: blocks.get_or_create(&label).clone(),
-                bytes: bytes.get_or_create(&label).clone(),
+                hits: hits.get_or_create_owned(&label),
+                misses: misses.get_or_create_owned(&label),
+                corrupt: corrupt.get_or_create_owned(&label),
+                read_errors: read_errors.get_or_create_owned(&label),
+                write_errors: write_errors.get_or_create_owned(&label),
+                blocks: blocks.get_or_create_owned(&label),
+                bytes: bytes.get_or_create_owned(&label),
             }
         };
         let dropped = metrics.register(
@@ -97,8 +97,8 @@ impl StoreMetrics {
             memory: tier(Tier::Memory),
             store: tier(Tier::Store),
             disk: tier(Tier::Disk),
-            dropped_queue: dropped.get_or_create(&Reason { reason: "queue-full" }).clone(),
-            dropped_disk: dropped.get_or_create(&Reason { reason: "disk" }).clone(),
+            dropped_queue: dropped.get_or_create_owned(&Reason { reason: "queue-full" }),
+            dropped_disk: dropped.get_or_create_owned(&Reason { reason: "disk" }),
             disk_available: metrics.register(
                 "store_disk_cache_available",
                 "1 while the disk cache can be written, 0 when it is off, full or broken",

@@ -17,7 +17,6 @@ use super::{CliError, Common, ContentArgs, Exit};
 use crate::dag::{directory, resolver};
 use crate::ipld::car::{CarItem, CarReader, Limits};
 use crate::ipld::path::ContentPath;
-use crate::ipld::unixfs::Node;
 use crate::retriever::{Retriever, Session, SessionOptions};
 
 /// A server, a content path, and the choices made on the command line.
@@ -189,10 +188,10 @@ pub async fn ls(common: &Common, args: ContentArgs) -> Result<(), CliError> {
 
 async fn list(common: &Common, content: &Content) -> Result<(), CliError> {
     let (resolved, session, store) = content.resolve().await?;
-    if !matches!(resolved.node, Some(Node::Directory(_) | Node::HamtShard(_))) {
+    if !resolved.is_directory() {
         return Err(CliError::usage(format!("{} is not a folder", content.path)).hint("`tidegate cat` shows a file"));
     }
-    let mut entries = std::pin::pin!(directory::entries(&session, &resolved.block));
+    let mut entries = directory::Entries::new(session, &resolved.block).map_err(CliError::failed)?;
     let mut out = std::io::stdout().lock();
     while let Some(entry) = entries.next().await {
         let entry = entry.map_err(|error| store.take_failure().unwrap_or_else(|| CliError::failed(error)))?;

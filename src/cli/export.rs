@@ -1,8 +1,8 @@
 //! `get`: a file or a folder from the gateway to disk, resumed where it stopped.
 //!
 //! Folders are walked with verified blocks; files are streamed by range, several at a time. Each file is written to
-//! `NAME.CID.part` beside its place and renamed when it is whole, so a name that is there is complete. Names come from
-//! strangers: each is checked, and nothing is written through a symbolic link.
+//! `.tidegate-*.part` beside its place and renamed when it is whole, so a name that is there is complete. Names come from
+//! strangers: each is checked, none may look like such a part, and nothing is written through a symbolic link.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use crate::retriever::Session;
 
 /// Files fetched at a time. The server shares its links among them; more only cost connections.
 const PARALLEL_FILES: usize = 8;
+const PART_PREFIX: &str = ".tidegate-";
 /// Folders within folders (DESIGN.md §8: DAG depth).
 const MAX_DEPTH: usize = 1024;
 
@@ -58,7 +59,7 @@ async fn run(common: &Common, content: &Content, output: Option<PathBuf>) -> Res
     };
     let bar = progress(common, None);
     bar.set_message(printable(&name));
-    let mut tree = Tree { content, session, store, bar, files: Vec::new(), links: Vec::new() };
+    let mut tree = Tree { session, store, bar, files: Vec::new(), links: Vec::new() };
     tree.collect(resolved.block, target.clone()).await?;
     let Tree { files, links, bar, .. } = tree;
     let count = files.len() as u64;
@@ -75,8 +76,7 @@ async fn run(common: &Common, content: &Content, output: Option<PathBuf>) -> Res
 }
 
 /// What a walk over a tree found to do.
-struct Tree<'a> {
-    content: &'a Content,
+struct Tree {
     session: Session,
     store: Arc<RemoteStore>,
     bar: ProgressBar,
@@ -85,7 +85,7 @@ struct Tree<'a> {
     links: Vec<(PathBuf, String)>,
 }
 
-impl Tree<'_> {
+impl Tree {
     /// Makes the folders and lists the files, without recursion.
     async fn collect(&mut self, root: Block, target: PathBuf) -> Result<(), CliError> {
         let mut todo = vec![(root, target, 0usize)];
@@ -101,7 +101,7 @@ impl Tree<'_> {
                     let mut entries = Entries::new(self.session.clone(), &block).map_err(CliError::failed)?;
                     while let Some(entry) = entries.next().await {
                         let entry = entry.map_err(|error| self.store.take_failure().unwrap_or_else(|| CliError::failed(error)))?;
-                        check_name(&entry.name).map_err(|error| {
+                        check_name(&entry.name).map_err(|error| error.to_string()).and_then(not_a_part(&entry.name)).map_err(|error| {
                             CliError::new(Exit::Refused, format!("{}: {error}", printable(&path.display().to_string())))
                         })?;
                         let child = path.join(&entry.name);
@@ -160,13 +160,20 @@ async fn download(content: &Content, cid: Cid, path: PathBuf, bar: &ProgressBar)
     Ok(length)
 }
 
-/// The CID is in the name: a part of other content is never continued.
+/// The CID and the name are in the part's name: a part of other content, or of another file, is never continued.
 fn part_name(path: &Path, cid: &Cid) -> PathBuf {
-    let text = cid.to_string();
-    let tail = text.get(text.len().saturating_sub(12)..).unwrap_or(&text);
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{tail}.part"));
-    path.with_file_name(name)
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    (path.file_name(), cid.to_bytes()).hash(&mut hasher);
+    path.with_file_name(format!("{PART_PREFIX}{:016x}.part", hasher.finish()))
+}
+
+/// A folder must not plant the beginning of one of its files.
+fn not_a_part(name: &str) -> impl FnOnce(()) -> Result<(), String> + '_ {
+    move |()| match name.starts_with(PART_PREFIX) {
+        true => Err(format!("an entry is named {:?} as an unfinished file of ours", printable(name))),
+        false => Ok(()),
+    }
 }
 
 fn make_folder(path: &Path) -> Result<(), CliError> {

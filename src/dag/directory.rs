@@ -117,11 +117,13 @@ pub struct Entries {
     /// Shards to be read, the next one last.
     shards: Vec<Shard>,
     outstanding: u64,
-    fetching: Option<(Vec<u32>, BoxFuture<'static, Result<Block, FetchError>>)>,
+    fetching: Option<(Vec<u32>, Fetching)>,
     seen: Seen,
     sharded: bool,
     failed: bool,
 }
+
+type Fetching = BoxFuture<'static, Result<Block, FetchError>>;
 
 #[derive(Debug)]
 struct Shard {

@@ -136,7 +136,7 @@ async fn peers_of_attempts<'a>(
             let seen = peers.entry(attempt.peer.to_base58()).or_default();
             seen.last = seen.last.max(rows::micros(record.finished_at));
             seen.transport = attempt.transport.map(|t| t.as_str()).or(seen.transport);
-            seen.router = Some(rows::router_name(attempt.router));
+            seen.router = Some(attempt.router.as_str());
             seen.rtt_ms = rows::ms(attempt.min_rtt).or(seen.rtt_ms);
             seen.rate_bps = attempt.max_rate_bps.or(seen.rate_bps);
             seen.bytes += attempt.bytes;

@@ -154,3 +154,34 @@ pub fn is_refusal(error: &DbErr) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::ConnectionTrait;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_database_is_tried_again_and_a_broken_rule_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = Target::new(&Config::default(), dir.path()).connect().await.unwrap().writer;
+        // SQLite takes the present size for a limit under it.
+        db.execute_unprepared("PRAGMA max_page_count = 1").await.unwrap();
+        let model = |name: &str| format!("INSERT INTO models (model_name, added_at) VALUES ('{name}', 0)");
+        let full = loop {
+            let name = format!("{:?}{}", std::time::Instant::now(), "x".repeat(4_000));
+            if let Err(error) = db.execute_unprepared(&model(&name)).await {
+                break error;
+            }
+        };
+        assert!(full.to_string().contains("full"), "{full}");
+        assert!(!is_refusal(&full));
+        db.execute_unprepared("PRAGMA max_page_count = 1000000").await.unwrap();
+        db.execute_unprepared(&model("a")).await.unwrap();
+        let twice = db.execute_unprepared(&model("a")).await.unwrap_err();
+        let null = db.execute_unprepared("INSERT INTO models (added_at) VALUES (0)").await.unwrap_err();
+        let orphan = "INSERT INTO retrieval_events (result_id, ordinal, at_us, kind) VALUES (1, 1, 1, 'x')";
+        let orphan = db.execute_unprepared(orphan).await.unwrap_err();
+        assert!([twice, null, orphan].iter().all(is_refusal));
+    }
+}

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use sea_orm::{DbBackend, Statement};
 use serde::Serialize;
 
-pub use self::compare::{Comparison, Interval, SizeClass, Verdict};
+pub use self::compare::{Comparison, Interval, MIN_PAIRS, SizeClass, Verdict};
 pub use self::network::{ContentRow, HardwareRow, LinkRow, NetworkRow, PeerDetail, PeerOrder, PeerRow};
 pub use self::overview::{ByTier, CacheHits, MinutePoint, Outcomes, Overview, Peak};
 pub use self::retrievals::{AttemptRow, Detail, EventRow, Page, RetrievalFilter, RetrievalRow, canonical_cid};

@@ -6,7 +6,6 @@ use sea_orm::ActiveValue::Set;
 
 use super::entity::{acceleration_result as result, retrieval_attempt as attempt, retrieval_event as event};
 use crate::record::{CacheState, Outcome, Policy, RetrievalRecord, SessionReport, Source};
-use crate::routing::RouterKind;
 
 /// The longest path that is kept, in bytes (DESIGN.md §8).
 const MAX_PATH_BYTES: usize = 8 * 1024;
@@ -62,7 +61,7 @@ pub fn attempts(record: &RetrievalRecord) -> impl Iterator<Item = attempt::Activ
         ordinal: Set(ordinal as i64),
         peer_id: Set(a.peer.to_base58()),
         transport: Set(a.transport.map(|t| t.as_str().to_owned())),
-        router: Set(router_name(a.router).to_owned()),
+        router: Set(a.router.as_str().to_owned()),
         connect_ms: Set(ms(a.connect)),
         first_byte_ms: Set(ms(a.first_byte)),
         bytes: Set(int(a.bytes)),
@@ -116,17 +115,6 @@ pub fn asked_the_network(session: &SessionReport) -> bool {
 /// CIDv1 in base32, whatever the request wrote; a v0 becomes its v1.
 pub fn canonical(cid: &crate::ipld::Cid) -> String {
     cid.into_v1().unwrap_or(*cid).to_string()
-}
-
-pub fn router_name(kind: RouterKind) -> &'static str {
-    match kind {
-        RouterKind::Configured => "configured",
-        RouterKind::Connected => "connected",
-        RouterKind::Cache => "cache",
-        RouterKind::Mdns => "mdns",
-        RouterKind::Delegated => "delegated",
-        RouterKind::Dht => "dht",
-    }
 }
 
 /// Microseconds since the epoch; a clock before it gives a negative number.

@@ -27,7 +27,7 @@ pub(super) struct Recorded<S> {
 #[derive(Debug, Error)]
 pub(super) enum BodyError {
     #[error(transparent)]
-    Content(#[from] GatewayError),
+    Content(Box<GatewayError>),
     #[error("the content is not as long as was announced")]
     Length,
     #[error("the request took longer than it may")]
@@ -78,7 +78,7 @@ where
         }
         let chunk = match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
             Some(Ok(chunk)) => chunk,
-            Some(Err(error)) => return self.fail(BodyError::Content(error.into())),
+            Some(Err(error)) => return self.fail(BodyError::Content(Box::new(error.into()))),
             None if self.remaining.is_some() => return self.fail(BodyError::Length),
             None => {
                 if let Some(mut guard) = self.guard.take() {

@@ -101,7 +101,8 @@ mod tests {
     #[test]
     fn a_date_counts_only_without_tags() {
         let modified = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_700_000_000_500);
-        let at = |seconds: u64| httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds));
+        let at =
+            |seconds: u64| httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds));
         assert!(fresh(IF_MODIFIED_SINCE, &at(1_700_000_000), "\"a\"", Some(modified)));
         assert!(!fresh(IF_MODIFIED_SINCE, &at(1_699_999_999), "\"a\"", Some(modified)));
         assert!(!fresh(IF_MODIFIED_SINCE, &at(1_700_000_000), "\"a\"", None));

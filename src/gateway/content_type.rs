@@ -53,7 +53,10 @@ pub fn by_bytes(start: &[u8], whole: bool) -> String {
 /// Types that a browser runs: they get a sandbox where the operator asked for it.
 pub fn is_active(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    matches!(essence, "text/html" | "application/xhtml+xml" | "image/svg+xml" | "text/xml" | "application/xml" | "application/pdf")
+    matches!(
+        essence,
+        "text/html" | "application/xhtml+xml" | "image/svg+xml" | "text/xml" | "application/xml" | "application/pdf"
+    )
 }
 
 fn with_charset(essence: &str) -> String {
@@ -64,7 +67,9 @@ fn with_charset(essence: &str) -> String {
 fn as_text(start: &[u8], whole: bool) -> Option<&str> {
     let text = match std::str::from_utf8(start) {
         Ok(text) => text,
-        Err(error) if !whole && error.error_len().is_none() => std::str::from_utf8(&start[..error.valid_up_to()]).ok()?,
+        Err(error) if !whole && error.error_len().is_none() => {
+            std::str::from_utf8(&start[..error.valid_up_to()]).ok()?
+        }
         Err(_) => return None,
     };
     let binary = |c: char| c.is_ascii_control() && !matches!(c, '\t' | '\n' | '\r' | '\x0c' | '\x1b' | '\x08');

@@ -127,9 +127,9 @@ impl GatewayError {
             Self::Range { .. } => Fault::new(StatusCode::RANGE_NOT_SATISFIABLE, "bad_range"),
             Self::NotUnixFs { cid, .. } => Fault::new(StatusCode::NOT_ACCEPTABLE, "not_unixfs").of(cid),
             Self::Malformed { cid, .. } => malformed().of(cid),
-            Self::Slow { .. } => Fault::new(StatusCode::GATEWAY_TIMEOUT, "timeout")
-                .ended(Outcome::Timeout)
-                .retry(RETRY_UPSTREAM),
+            Self::Slow { .. } => {
+                Fault::new(StatusCode::GATEWAY_TIMEOUT, "timeout").ended(Outcome::Timeout).retry(RETRY_UPSTREAM)
+            }
             Self::Panic | Self::Template(_) => Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             Self::Resolve(error) => resolve(error),
             Self::Read(error) => read(error),
@@ -230,12 +230,8 @@ mod tests {
     #[test]
     fn nobody_somebody_and_no_answer_are_told_apart() {
         let cid: Cid = "bafkqaaa".parse().unwrap();
-        let not_found = |found| FetchError::NotFound {
-            cid,
-            phase: Phase::Route,
-            providers_found: found,
-            providers_tried: found,
-        };
+        let not_found =
+            |found| FetchError::NotFound { cid, phase: Phase::Route, providers_found: found, providers_tried: found };
         assert_eq!(status(not_found(0)), (404, Outcome::NotFound, true));
         assert_eq!(status(not_found(3)), (502, Outcome::NotFound, true));
         let timeout = FetchError::Timeout {

@@ -76,10 +76,6 @@ impl Guard {
         &self.inner.counts
     }
 
-    pub(super) fn session(&self) -> &Session {
-        &self.inner.session
-    }
-
     pub(super) fn report(&self) -> SessionReport {
         self.inner.session.report()
     }

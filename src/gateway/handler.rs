@@ -117,8 +117,7 @@ pub(super) async fn open(
 
 /// Any other address.
 pub(super) async fn nothing(Extension(info): Extension<RequestInfo>, method: Method, headers: HeaderMap) -> Reply {
-    other_method(&method, &headers, &info)
-        .unwrap_or_else(|| refuse(&GatewayError::NoRoute, &method, &headers, &info))
+    other_method(&method, &headers, &info).unwrap_or_else(|| refuse(&GatewayError::NoRoute, &method, &headers, &info))
 }
 
 impl Ask {
@@ -143,7 +142,9 @@ impl Ask {
             filename: parameter(&uri, "filename").filter(|name| !name.is_empty()),
             download: parameter(&uri, "download").is_some_and(|value| value == "true"),
             only_if_cached: headers.get_all(CACHE_CONTROL).iter().any(|value| {
-                value.to_str().is_ok_and(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case("only-if-cached")))
+                value
+                    .to_str()
+                    .is_ok_and(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case("only-if-cached")))
             }),
             policy: chosen_policy(gateway, &uri, &headers),
             method,
@@ -238,7 +239,13 @@ impl Visit<'_> {
     }
 
     /// An answer whose body is `stream`, of `length` bytes if that is known. A HEAD gets the header alone.
-    pub(super) fn reply<S, E>(&mut self, status: StatusCode, mut out: HeaderMap, stream: S, length: Option<u64>) -> Reply
+    pub(super) fn reply<S, E>(
+        &mut self,
+        status: StatusCode,
+        mut out: HeaderMap,
+        stream: S,
+        length: Option<u64>,
+    ) -> Reply
     where
         S: Stream<Item = Result<bytes::Bytes, E>> + Send + Unpin + 'static,
         E: Into<GatewayError> + 'static,

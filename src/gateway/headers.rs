@@ -26,8 +26,18 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const IN_HEADER: &AsciiSet = &CONTROLS.add(b'%');
 /// RFC 8187 `attr-char` is what stays.
 const IN_EXTENDED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'!').remove(b'#').remove(b'$').remove(b'&').remove(b'+').remove(b'-').remove(b'.').remove(b'^')
-    .remove(b'_').remove(b'`').remove(b'|').remove(b'~');
+    .remove(b'!')
+    .remove(b'#')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'^')
+    .remove(b'_')
+    .remove(b'`')
+    .remove(b'|')
+    .remove(b'~');
 
 /// The validator of a deserialized file or an index page: the CID as it was linked.
 pub fn etag(cid: &Cid) -> String {

@@ -127,7 +127,9 @@ fn html(fault: &Fault, problem: &Problem<'_>) -> Option<String> {
         "no_link" => "The content is there, but it has nothing by this name. Names are case-sensitive.",
         "bad_path" => "Check the address: it reads /ipfs/ followed by a CID and, optionally, a path.",
         "busy" | "stopping" => "Please try again in a few seconds.",
-        "malformed" => "The content itself is damaged: its bytes are what the CID says. Only its publisher can mend it.",
+        "malformed" => {
+            "The content itself is damaged: its bytes are what the CID says. Only its publisher can mend it."
+        }
         _ => "",
     };
     let rendered = ErrorPage { status: fault.status, detail: problem.detail, facts: &facts, advice }.render();

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use http::header::{IF_RANGE, RANGE};
 use http::HeaderMap;
+use http::header::{IF_RANGE, RANGE};
 
 use super::conditional::is_same_strong;
 

@@ -69,3 +69,82 @@ pub fn check(cid: &Cid) -> Result<(), CidError> {
 pub fn canonical(cid: &Cid) -> String {
     Cid::new_v1(cid.codec(), *cid.hash()).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH")]
+    #[case("bafybeif7ztnhq65lumvvtr4ekcwd2ifwgm3awq4zfr3srh462rwyinlb4y")]
+    fn version_0_and_1_of_one_hash_are_one_name_in_the_database(#[case] text: &str) {
+        let cid = parse(text).unwrap();
+        assert_eq!(canonical(&cid), "bafybeif7ztnhq65lumvvtr4ekcwd2ifwgm3awq4zfr3srh462rwyinlb4y");
+        assert_eq!(cid.to_string(), text);
+    }
+
+    #[test]
+    fn every_multibase_is_read() {
+        use multibase::Base::*;
+        let cid = parse("bafybeif7ztnhq65lumvvtr4ekcwd2ifwgm3awq4zfr3srh462rwyinlb4y").unwrap();
+        for base in [
+            Base2,
+            Base8,
+            Base10,
+            Base16Lower,
+            Base16Upper,
+            Base32Lower,
+            Base32Upper,
+            Base32PadLower,
+            Base32PadUpper,
+            Base32HexLower,
+            Base32HexUpper,
+            Base32Z,
+            Base36Lower,
+            Base36Upper,
+            Base58Flickr,
+            Base58Btc,
+            Base64,
+            Base64Pad,
+            Base64Url,
+            Base64UrlPad,
+        ] {
+            assert_eq!(parse(&multibase::encode(base, cid.to_bytes())), Ok(cid), "{base:?}");
+        }
+    }
+
+    // RUSTSEC-2020-0068: a multihash whose declared length is not what is there.
+    #[rstest]
+    #[case(&[])]
+    #[case(&[0x01])]
+    #[case(&[0x01, 0x55, 0x12, 0x20])]
+    #[case(&[0x01, 0x55, 0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01])]
+    #[case(&[0x12, 0x20, 0x00])]
+    #[case(&[0x02, 0x55, 0x00, 0x00])]
+    #[case(&[0x01, 0x55, 0x00, 0x00, 0x00])]
+    fn bytes_that_are_cut_off_or_too_many_are_refused(#[case] bytes: &[u8]) {
+        assert!(from_bytes(bytes).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn cids_round_trip(codec: u64, code in 0u64..1 << 40, digest in prop::collection::vec(any::<u8>(), 0..=128)) {
+            let cid = Cid::new_v1(codec, Multihash::wrap(code, &digest).unwrap());
+            prop_assert_eq!(parse(&cid.to_string()), Ok(cid));
+            prop_assert_eq!(from_bytes(&cid.to_bytes()), Ok(cid));
+            let mut longer = cid.to_bytes();
+            longer.push(0);
+            prop_assert!(from_bytes(&longer).is_err());
+            prop_assert_eq!(read_prefix(&longer), Ok((cid, longer.len() - 1)));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused_without_panic(text in ".{0,80}", bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let _ = parse(&text);
+            let _ = from_bytes(&bytes);
+        }
+    }
+}

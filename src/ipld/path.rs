@@ -209,3 +209,129 @@ fn check_percents(part: &str) -> Result<(), PathError> {
     let hex = |piece: &str| piece.len() >= 2 && piece.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit);
     if pieces.all(hex) { Ok(()) } else { Err(PathError::Percent) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    const CID: &str = "bafkqaaa";
+
+    fn url(text: &str) -> Result<ContentPath, PathError> {
+        ContentPath::parse(&text.replace("CID", CID))
+    }
+
+    #[rstest]
+    #[case("/ipfs/CID", "/ipfs/CID")]
+    #[case("/ipfs/CID/", "/ipfs/CID/")]
+    #[case("/ipfs/CID/a/b", "/ipfs/CID/a/b")]
+    #[case("/ipfs/CID//a///b//", "/ipfs/CID/a/b/")]
+    #[case("/ipfs/CID/./a/./b/.", "/ipfs/CID/a/b/")]
+    #[case("/ipfs/CID/a/../b", "/ipfs/CID/b")]
+    #[case("/ipfs/CID/a/b/..", "/ipfs/CID/a/")]
+    #[case("/ipfs/CID/../../../etc/passwd", "/ipfs/CID/etc/passwd")]
+    #[case("/ipfs/CID/%2e%2E/x", "/ipfs/CID/x")]
+    #[case("/ipfs/CID/%61%c3%bc%20%3f", "/ipfs/CID/a%C3%BC%20%3F")]
+    #[case("/ipfs/CID/ü", "/ipfs/CID/%C3%BC")]
+    #[case("/ipfs/CID/a+b&c=d@e:f;g,h'(!)*~$", "/ipfs/CID/a+b&c=d@e:f;g,h'(!)*~$")]
+    #[case("/ipfs/CID/%2541", "/ipfs/CID/%2541")]
+    #[case("/ipns/example.com/a", "/ipns/example.com/a")]
+    #[case("/ipns/k51xyz/", "/ipns/k51xyz/")]
+    fn url_paths_are_read_and_written_canonically(#[case] text: &str, #[case] canonical: &str) {
+        assert_eq!(url(text).unwrap().to_url_path(), canonical.replace("CID", CID));
+    }
+
+    #[rstest]
+    #[case("", PathError::Namespace)]
+    #[case("/", PathError::Namespace)]
+    #[case("ipfs/CID", PathError::Namespace)]
+    #[case("/IPFS/CID", PathError::Namespace)]
+    #[case("/../ipfs/CID", PathError::Namespace)]
+    #[case("/ipfs", PathError::NoRoot)]
+    #[case("/ipfs/", PathError::NoRoot)]
+    #[case("/ipns//a", PathError::NoRoot)]
+    #[case("/ipns/../a", PathError::NoRoot)]
+    #[case("/ipfs/CID/a%2Fb", PathError::EncodedSlash)]
+    #[case("/ipfs/CID/..%2f..%2fetc", PathError::EncodedSlash)]
+    #[case("/ipfs/CID/a%00b", PathError::Nul)]
+    #[case("/ipfs/CID/%ff", PathError::Utf8)]
+    #[case("/ipfs/CID/%c0%af", PathError::Utf8)] // overlong slash
+    #[case("/ipfs/CID/%", PathError::Percent)]
+    #[case("/ipfs/CID/%4", PathError::Percent)]
+    #[case("/ipfs/CID/%zz", PathError::Percent)]
+    #[case("/ipfs/CID/%éa", PathError::Percent)]
+    fn url_paths_that_mean_nothing_are_refused(#[case] text: &str, #[case] error: PathError) {
+        assert_eq!(url(text), Err(error));
+    }
+
+    #[test]
+    fn a_root_that_is_not_a_cid_is_refused() {
+        for root in ["x", ".", "..", "Qm", "bafkqaa%20", "%00"] {
+            assert!(url(&format!("/ipfs/{root}/a")).is_err(), "{root}");
+        }
+        let long = super::super::Multihash::wrap(0, &[7; 128]).unwrap();
+        let fits = Cid::new_v1(0x55, long).to_string();
+        assert!(url(&format!("/ipfs/{fits}")).is_ok());
+        // Identity digest of 129 bytes: 01 55 00 81 01 ...
+        let over = multibase::encode(multibase::Base::Base32Lower, [&[1, 0x55, 0, 0x81, 1][..], &[7; 129]].concat());
+        assert!(matches!(url(&format!("/ipfs/{over}")), Err(PathError::Cid(_))));
+    }
+
+    #[test]
+    fn the_limits_are_8_kib_and_1024_segments() {
+        let long = format!("/ipfs/{CID}/{}", "a".repeat(MAX_PATH_BYTES - CID.len() - 7));
+        assert!(url(&long).is_ok());
+        assert_eq!(url(&format!("{long}a")), Err(PathError::TooLong(MAX_PATH_BYTES + 1)));
+        let deep = format!("/ipfs/{CID}{}", "/a".repeat(MAX_SEGMENTS));
+        assert_eq!(url(&deep).unwrap().segments.len(), MAX_SEGMENTS);
+        assert_eq!(url(&format!("{deep}/a")), Err(PathError::TooManySegments));
+        assert_eq!(url(&format!("/ipfs/{CID}{}", "/a/..".repeat(MAX_SEGMENTS))), Err(PathError::TooManySegments));
+    }
+
+    #[rstest]
+    #[case("CID", "/ipfs/CID")]
+    #[case("CID/a b/100%", "/ipfs/CID/a%20b/100%25")]
+    #[case("/ipfs/CID/a%20b", "/ipfs/CID/a%2520b")]
+    #[case("/ipns/example.com", "/ipns/example.com")]
+    #[case("ipfs://CID/a%20b", "/ipfs/CID/a%20b")]
+    #[case("IPNS://example.com/x/", "/ipns/example.com/x/")]
+    fn what_people_type_is_read(#[case] text: &str, #[case] canonical: &str) {
+        let path = ContentPath::parse_text(&text.replace("CID", CID)).unwrap();
+        assert_eq!(path.to_url_path(), canonical.replace("CID", CID));
+    }
+
+    #[test]
+    fn what_people_type_wrong_is_refused() {
+        assert_eq!(ContentPath::parse_text("https://example.com/x"), Err(PathError::Namespace));
+        assert_eq!(ContentPath::parse_text("/etc/passwd"), Err(PathError::Namespace));
+        assert!(matches!(ContentPath::parse_text("file.txt"), Err(PathError::Cid(_))));
+    }
+
+    #[test]
+    fn a_cid_is_printed_as_it_was_linked() {
+        let text = "/ipfs/QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH/a";
+        assert_eq!(ContentPath::parse(text).unwrap().to_url_path(), text);
+    }
+
+    proptest! {
+        #[test]
+        fn any_segments_round_trip(segments in prop::collection::vec("[^/\0]{1,8}", 0..5), trailing_slash: bool) {
+            prop_assume!(segments.iter().all(|segment| segment != "." && segment != ".."));
+            let cid = cid::parse(CID).unwrap();
+            let path = ContentPath { namespace: Namespace::Ipfs(cid), segments, trailing_slash };
+            prop_assert_eq!(ContentPath::parse(&path.to_url_path()).unwrap(), path.clone());
+            prop_assert_eq!(ContentPath::parse_text(&path.to_string()).unwrap(), path);
+        }
+
+        #[test]
+        fn what_is_read_holds_no_segment_that_escapes(text in "(/ipfs/bafkqaaa|/ipns/a|)[/.%a-f0-9\\PC]{0,60}") {
+            for path in [ContentPath::parse(&text), ContentPath::parse_text(&text)].into_iter().flatten() {
+                let whole = |s: &String| !matches!(&**s, "" | "." | "..") && !s.contains(['/', '\0']);
+                prop_assert!(path.segments.iter().all(whole));
+                prop_assert_eq!(ContentPath::parse(&path.to_url_path()).unwrap(), path);
+            }
+        }
+    }
+}

@@ -57,7 +57,9 @@ where
         });
         request.extensions_mut().insert(ConnectInfo(peer));
         let answer = server.router.clone().call(request);
-        async move { answer.await.map(|response| response.map(|body| Tracked::new(body, in_flight))) as Result<_, Infallible> }
+        async move {
+            answer.await.map(|response| response.map(|body| Tracked::new(body, in_flight))) as Result<_, Infallible>
+        }
     });
     let mut served = pin!(server.http.serve_connection_with_upgrades(TokioIo::new(io), service));
     let mut watch = pin!(clock.watch(&server.options.config));

@@ -28,9 +28,8 @@ impl Tls {
     /// Reads a PEM chain (`--tls-cert`) and a PEM key (`--tls-key`).
     pub fn from_files(cert: &Path, key: &Path) -> Result<Self, TlsError> {
         let pem = |path: &Path, error| TlsError::Pem { path: path.display().to_string(), error };
-        let chain: Vec<_> = CertificateDer::pem_file_iter(cert)
-            .and_then(Iterator::collect)
-            .map_err(|error| pem(cert, error))?;
+        let chain: Vec<_> =
+            CertificateDer::pem_file_iter(cert).and_then(Iterator::collect).map_err(|error| pem(cert, error))?;
         if chain.is_empty() {
             return Err(TlsError::NoCertificate { path: cert.display().to_string() });
         }

@@ -121,6 +121,7 @@ impl EventLoop {
     pub async fn listen(&mut self, addrs: &[Multiaddr]) -> Result<(), NodeError> {
         let mut waiting = HashMap::new();
         for addr in addrs {
+            free(addr).map_err(|error| NodeError::Listen { address: addr.clone(), reason: error.to_string() })?;
             match self.swarm.listen_on(addr.clone()) {
                 Ok(id) => _ = waiting.insert(id, addr.clone()),
                 // A machine without IPv6 is no reason not to start.
@@ -185,7 +186,7 @@ impl EventLoop {
                     }
                 }
                 () = shared.announce.notified() => self.announce(),
-                command = self.commands.recv() => match command {
+                command = self.commands.recv(), if self.events.len() < MAX_PENDING_EVENTS => match command {
                     Some(Command::Shutdown) | None => break,
                     Some(command) => self.on_command(command),
                 },
@@ -340,6 +341,7 @@ impl EventLoop {
         self.metrics.peers.set(self.swarm.network_info().num_peers() as i64);
         self.metrics.exchange_peers.set(self.swarm.behaviour().bitswap.ready().count() as i64);
         self.metrics.address_book.set(self.book.len() as i64);
+        self.shared.metrics.outstanding.set(self.shared.server.outstanding() as i64);
     }
 
     fn finish_query(&mut self, id: &QueryId) {
@@ -601,6 +603,24 @@ fn io_kind(error: &std::io::Error) -> Option<std::io::ErrorKind> {
         source = error.source();
     }
     Some(kind)
+}
+
+/// libp2p binds TCP with SO_REUSEPORT, so a second node on the same port would take half of the first one's
+/// connections instead of failing. A plain bind tells. (`[::]` is left out: it would meet our own IPv4 listener.)
+fn free(addr: &Multiaddr) -> std::io::Result<()> {
+    let mut parts = addr.iter();
+    let ip: std::net::IpAddr = match parts.next() {
+        Some(Protocol::Ip4(ip)) => ip.into(),
+        Some(Protocol::Ip6(ip)) if !ip.is_unspecified() => ip.into(),
+        _ => return Ok(()),
+    };
+    match parts.next() {
+        Some(Protocol::Tcp(port)) if port != 0 => match std::net::TcpListener::bind((ip, port)) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(error),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
 }
 
 fn listen_error(addr: &Multiaddr, error: TransportError<std::io::Error>) -> NodeError {

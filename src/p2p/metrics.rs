@@ -27,6 +27,7 @@ pub struct BitswapMetrics {
     pub limit_wants: Counter,
     pub limit_streams: Counter,
     pub limit_buffers: Counter,
+    pub outstanding: Gauge,
 }
 
 /// The event loop's counters.
@@ -66,6 +67,11 @@ impl BitswapMetrics {
             limit_wants: counter("limit_wants", "Wants of peers dropped because their queue of 1,024 was full"),
             limit_streams: counter("limit_streams", "Inbound streams dropped because a connection had 128"),
             limit_buffers: counter("limit_buffers", "Streams dropped because unfinished messages filled their budget"),
+            outstanding: metrics.register(
+                "bitswap_outstanding_bytes",
+                "Bytes read for peers and not yet written to them, looked at twice a second",
+                Gauge::<i64>::default(),
+            ),
         }
     }
 }

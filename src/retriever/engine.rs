@@ -1,5 +1,6 @@
 //! The one task that owns the scheduler's inputs and carries out its actions.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -176,8 +177,8 @@ impl Engine {
                     shared.deliver_late(&block);
                     return;
                 }
-                if !self.sessions.contains_key(&session) {
-                    self.sessions.insert(session, shared.clone());
+                if let Entry::Vacant(entry) = self.sessions.entry(session) {
+                    entry.insert(shared.clone());
                     self.core.active.fetch_add(1, Ordering::Relaxed);
                     let (root, policy) = (shared.root, shared.policy);
                     self.on(Input::Open { session, root, policy }, now);

@@ -1,7 +1,5 @@
 //! What the retriever counts: exact, and each bound with a count of hitting it.
 
-use std::sync::atomic::AtomicU64;
-
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
@@ -16,19 +14,24 @@ pub(super) struct RetrieverMetrics {
     sessions: Gauge,
     wants: Gauge,
     dials: Gauge,
-    tally: Vec<(Counter<u64, AtomicU64>, fn(&Tally) -> u64)>,
+    tally: Vec<(Counter, Read)>,
     evicted: Counter,
 }
 
 /// One counter of the scheduler's tally: name, help, and where it stands.
-type Row = (&'static str, &'static str, fn(&Tally) -> u64);
+type Row = (&'static str, &'static str, Read);
+type Read = fn(&Tally) -> u64;
 
 const TALLY: [Row; 13] = [
     ("retriever_blocks", "Blocks that were wanted and came from a peer, verified", |t| t.blocks),
     ("retriever_block_bytes", "Payload bytes of those blocks", |t| t.bytes),
     ("retriever_wire_bytes", "Bytes on the wire of all blocks that came, wanted or not", |t| t.wire_bytes),
     ("retriever_duplicate_bytes", "Payload bytes of blocks that came again", |t| t.duplicate_bytes),
-    ("retriever_wants_failed", "Wants that ended at a peer without the block: stall, disconnect, refusal, wrong block", |t| t.failed),
+    (
+        "retriever_wants_failed",
+        "Wants that ended at a peer without the block: stall, disconnect, refusal, wrong block",
+        |t| t.failed,
+    ),
     ("retriever_hedges", "Blocks asked for at a second peer while the first still had them to send", |t| t.hedges),
     ("retriever_stalls", "Times a peer with work was found silent", |t| t.stalls),
     ("retriever_reassigned", "Wants moved from one peer to another", |t| t.reassigned),

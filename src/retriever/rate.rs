@@ -62,7 +62,7 @@ impl RateEstimator {
         let size = self.delivered - mark.delivered;
         let sample = size as f64 / span.as_secs_f64();
         let known = self.current.max(self.previous);
-        if size < MIN_SAMPLE_BYTES && sample <= known || size < MIN_SAMPLE_BYTES && known == 0.0 {
+        if size < MIN_SAMPLE_BYTES && (known == 0.0 || sample <= known) {
             return;
         }
         let window = (min_rtt * 10).max(MIN_WINDOW);

@@ -220,10 +220,6 @@ impl Report {
         }
     }
 
-    pub fn policy(&self) -> Policy {
-        self.policy
-    }
-
     /// The bound that the providers found allow, by what is known of them, over the time it took (DATA.md §2).
     fn score(&self, took: Duration) -> Option<f64> {
         let known = self.peers.values().filter(|part| part.provider && part.unreachable.is_none() && !part.corrupt);

@@ -81,34 +81,88 @@ impl Default for Tuning {
 /// What happened.
 #[derive(Debug, Clone)]
 pub enum Input {
-    Open { session: SessionId, root: Cid, policy: Policy },
-    Close { session: SessionId },
+    Open {
+        session: SessionId,
+        root: Cid,
+        policy: Policy,
+    },
+    Close {
+        session: SessionId,
+    },
     /// The session wants a block; `urgent` when a reader waits for it now.
-    Want { session: SessionId, cid: Cid, size: Option<u64>, urgent: bool },
-    Unwant { session: SessionId, cid: Cid },
+    Want {
+        session: SessionId,
+        cid: Cid,
+        size: Option<u64>,
+        urgent: bool,
+    },
+    Unwant {
+        session: SessionId,
+        cid: Cid,
+    },
     /// Nobody waits for it any more, but it is still wanted ahead.
-    Demote { session: SessionId, cid: Cid },
+    Demote {
+        session: SessionId,
+        cid: Cid,
+    },
     Exchange(ExchangeEvent),
     /// The exchange did not take the wants.
-    Refused { peer: PeerId, cids: Vec<Cid>, error: SendError },
-    Route { route: RouteId, event: RoutingEvent },
-    RouteEnded { route: RouteId },
+    Refused {
+        peer: PeerId,
+        cids: Vec<Cid>,
+        error: SendError,
+    },
+    Route {
+        route: RouteId,
+        event: RoutingEvent,
+    },
+    RouteEnded {
+        route: RouteId,
+    },
 }
 
 /// What is to be done.
 #[derive(Debug, Clone)]
 pub enum Action {
-    Send { peer: PeerId, wants: Vec<Want> },
-    Cancel { peer: PeerId, cids: Vec<Cid> },
-    Connect { peer: PeerId, addrs: Vec<Multiaddr>, trusted: bool },
-    StartRoute { route: RouteId, cid: Cid },
-    StopRoute { route: RouteId },
+    Send {
+        peer: PeerId,
+        wants: Vec<Want>,
+    },
+    Cancel {
+        peer: PeerId,
+        cids: Vec<Cid>,
+    },
+    Connect {
+        peer: PeerId,
+        addrs: Vec<Multiaddr>,
+        trusted: bool,
+    },
+    StartRoute {
+        route: RouteId,
+        cid: Cid,
+    },
+    StopRoute {
+        route: RouteId,
+    },
     /// The block came: once for each block, with every session that wanted it.
-    Deliver { sessions: Vec<SessionId>, block: Block },
-    Fail { session: SessionId, cid: Cid, error: FetchError },
+    Deliver {
+        sessions: Vec<SessionId>,
+        block: Block,
+    },
+    Fail {
+        session: SessionId,
+        cid: Cid,
+        error: FetchError,
+    },
     /// There is no room to fetch it ahead.
-    Forget { session: SessionId, cid: Cid },
-    Step { session: SessionId, step: Step },
+    Forget {
+        session: SessionId,
+        cid: Cid,
+    },
+    Step {
+        session: SessionId,
+        step: Step,
+    },
 }
 
 /// Exact figures since the start.
@@ -286,7 +340,8 @@ impl Scheduler {
 
     /// Connected peers first, then those that are remembered.
     pub fn snapshot(&self, now: Time) -> Vec<PeerSnapshot> {
-        let ids: BTreeSet<PeerId> = self.peers.keys().chain(self.ledger.iter().map(|(peer, _)| peer)).copied().collect();
+        let ids: BTreeSet<PeerId> =
+            self.peers.keys().chain(self.ledger.iter().map(|(peer, _)| peer)).copied().collect();
         let mut all: Vec<PeerSnapshot> = ids.into_iter().map(|peer| self.snapshot_of(peer, now)).collect();
         all.sort_by_key(|peer| (peer.transport.is_none(), std::cmp::Reverse(peer.bytes)));
         all
@@ -348,7 +403,7 @@ impl Scheduler {
     }
 
     /// What tests check after every step: each want is where it says it is, and counts agree.
-    #[cfg(any(test, feature = "test-util"))]
+    #[doc(hidden)]
     pub fn check_invariants(&self) {
         for (id, peer) in &self.peers {
             let blocks = peer.outstanding.values().filter(|asked| asked.kind == WantKind::Block);

@@ -279,16 +279,20 @@ impl Handle {
             return None;
         }
         let waiting = self.enlist(&mut state, cid);
-        self.post(&mut state).ok()?;
-        Some(waiting)
+        let posted = self.post(&mut state);
+        // A waiter that is dropped takes the lock.
+        drop(state);
+        posted.ok().map(|()| waiting)
     }
 
     fn want(&self, cid: &Cid) -> Result<Waiting<'_>, FetchError> {
         let mut state = self.shared.lock();
         self.shared.networked.store(true, Ordering::Release);
         let waiting = self.enlist(&mut state, cid);
-        self.post(&mut state)?;
-        Ok(waiting)
+        let posted = self.post(&mut state);
+        // A waiter that is dropped takes the lock.
+        drop(state);
+        posted.map(|()| waiting)
     }
 
     /// Adds a waiter to the block's slot, and tells the engine that somebody waits.
@@ -322,7 +326,8 @@ impl Handle {
     /// The local tiers do not have a block that was to be fetched ahead.
     fn wanted(&self, hint: &Hint) {
         let mut state = self.shared.lock();
-        let Some(slot) = state.slots.get_mut(hint.cid.hash()).filter(|slot| matches!(slot.stage, Stage::Looking)) else {
+        let Some(slot) = state.slots.get_mut(hint.cid.hash()).filter(|slot| matches!(slot.stage, Stage::Looking))
+        else {
             return;
         };
         slot.stage = Stage::Wanted;

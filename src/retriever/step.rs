@@ -59,9 +59,10 @@ impl Step {
         let micros = |d: &Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         match self {
             Self::RoutingStarted { cid } => RetrievalEvent { cid: Some(*cid), ..event(EventKind::RoutingStarted) },
-            Self::ProviderFound { peer, router, .. } => {
-                RetrievalEvent { detail: Some(format!("{router:?}").to_lowercase()), ..of(EventKind::ProviderFound, peer) }
-            }
+            Self::ProviderFound { peer, router, .. } => RetrievalEvent {
+                detail: Some(format!("{router:?}").to_lowercase()),
+                ..of(EventKind::ProviderFound, peer)
+            },
             Self::RouterFinished { router, providers, error } => RetrievalEvent {
                 value: Some(*providers as u64),
                 detail: Some(match error {
@@ -129,17 +130,13 @@ impl Step {
                 detail: Some("wants taken back".to_owned()),
                 ..of(EventKind::Cancelled, peer)
             },
-            Self::LocalHit { cid, tier } => RetrievalEvent {
-                cid: Some(*cid),
-                detail: Some((*tier).to_owned()),
-                ..event(EventKind::LocalHit)
-            },
+            Self::LocalHit { cid, tier } => {
+                RetrievalEvent { cid: Some(*cid), detail: Some((*tier).to_owned()), ..event(EventKind::LocalHit) }
+            }
             Self::FirstByte => event(EventKind::FirstByte),
-            Self::Failed { cid, reason } => RetrievalEvent {
-                cid: Some(*cid),
-                detail: Some((*reason).to_owned()),
-                ..event(EventKind::Failed)
-            },
+            Self::Failed { cid, reason } => {
+                RetrievalEvent { cid: Some(*cid), detail: Some((*reason).to_owned()), ..event(EventKind::Failed) }
+            }
             Self::Finished { blocks } => RetrievalEvent {
                 value: Some(*blocks),
                 detail: Some("blocks from the network".to_owned()),
@@ -152,7 +149,12 @@ impl Step {
     pub fn is_bulk(&self) -> bool {
         matches!(
             self,
-            Self::Block(_) | Self::WantSent { .. } | Self::Duplicate { .. } | Self::LocalHit { .. } | Self::DontHave { .. } | Self::Have { .. }
+            Self::Block(_)
+                | Self::WantSent { .. }
+                | Self::Duplicate { .. }
+                | Self::LocalHit { .. }
+                | Self::DontHave { .. }
+                | Self::Have { .. }
         )
     }
 }

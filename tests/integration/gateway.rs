@@ -1,1 +1,9 @@
+//! The gateway over a local store: through its router alone, and through a real listener with real clients.
 
+mod car_and_raw;
+mod directories;
+mod errors;
+mod files;
+mod streams;
+mod transport;
+mod world;

@@ -1,1 +1,4 @@
 //! Scheduler simulations in virtual time.
+
+mod scheduler;
+mod world;

@@ -1,5 +1,7 @@
 //! Peers, links, snapshots, content and machines.
 
+use std::time::{Duration, SystemTime};
+
 use sea_orm::{
     ColumnTrait, DbBackend, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
     QueryTrait, Select, Statement,
@@ -13,6 +15,8 @@ use crate::db::{Database, DbError};
 
 /// Snapshots of one window: a week by the minute is 10,080.
 const MAX_SNAPSHOTS: u64 = 11_000;
+/// The node tells every 10 s whom it is connected to.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(60);
 /// Links that a graph is made of.
 const MAX_LINKS: u64 = 20_000;
 /// The newest attempts that a peer's page shows.
@@ -141,6 +145,13 @@ impl Database {
         self.read(|db| async move { query.into_model().all(&db).await }).await
     }
 
+    /// How many peers were connected when the node last told.
+    pub async fn peers_connected(&self) -> Result<u64, DbError> {
+        let query = connected(SystemTime::now());
+        self.read(|db| async move { query.count(&db).await }).await
+    }
+
+    /// One peer with its latest attempts; `None` when it was never seen.
     pub async fn peer(&self, peer_id: &str) -> Result<Option<PeerDetail>, DbError> {
         self.read(|db| async move {
             let Some(peer) = peer_by_id(peer_id).into_model::<PeerRow>().one(&db).await? else { return Ok(None) };
@@ -190,6 +201,12 @@ fn peers(order: PeerOrder, limit: u64) -> Select<peer::Entity> {
     peer::Entity::find().filter(column.gte(0)).order_by_desc(column).order_by_desc(Id).limit(limit)
 }
 
+/// Marked as connected, and told so lately: the mark of a server that was killed stays behind.
+fn connected(now: SystemTime) -> Select<peer::Entity> {
+    let since = Window::last(CONNECTED_WITHIN, now).since_us;
+    peer::Entity::find().filter(peer::Column::LastSeen.gte(since)).filter(peer::Column::Connected.eq(true))
+}
+
 fn peer_by_id(peer_id: &str) -> Select<peer::Entity> {
     peer::Entity::find().filter(peer::Column::PeerId.eq(peer_id))
 }
@@ -230,6 +247,7 @@ pub(super) fn statements(backend: DbBackend) -> Vec<(&'static str, Statement)> {
     vec![
         ("peers by last seen", peers(PeerOrder::LastSeen, 50).build(backend)),
         ("peers by bytes", peers(PeerOrder::BytesIn, 50).build(backend)),
+        ("connected peers", connected(SystemTime::now()).build(backend)),
         ("one peer", peer_by_id("12D3").build(backend)),
         ("links", links(window).build(backend)),
         ("snapshots", snapshots(window).build(backend)),

@@ -47,7 +47,8 @@ pub struct Overview {
     pub comparison: Vec<Comparison>,
     /// The last hour by the minute, empty minutes included; the last is not over.
     pub minutes: Vec<MinutePoint>,
-    /// The newest snapshot of the network.
+    pub peers_connected: u64,
+    /// The newest snapshot of the network, of the last hour.
     pub network: Option<NetworkRow>,
 }
 
@@ -144,6 +145,7 @@ impl Database {
             transfer_bytes: total.transfer_bytes,
             comparison: self.comparison(window).await?,
             minutes,
+            peers_connected: self.peers_connected().await?,
             network: network.into_iter().next_back(),
         })
     }

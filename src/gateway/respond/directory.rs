@@ -25,8 +25,16 @@ use crate::units::ByteSize;
 const ROWS_PER_CHUNK: usize = 256;
 /// What stays as it is in a link: what every other gateway leaves, so that addresses are the same everywhere.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'$').remove(b'&').remove(b'+').remove(b'=')
-    .remove(b':').remove(b'@');
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'@');
 
 #[derive(Template)]
 #[template(path = "gateway/listing.html")]

@@ -328,7 +328,8 @@ mod tests {
             assert!(frame.iter().enumerate().all(|(n, byte)| *byte == n as u8));
         }
         assert!(frames.next(|_| ()).await.unwrap().is_none());
-        assert_eq!(frames.reserved.all.0.load(Ordering::Relaxed), 0);
+        // An idle stream holds its first buffer and no more.
+        assert!(frames.reserved.all.0.load(Ordering::Relaxed) <= FIRST_READ);
     }
 
     #[tokio::test]

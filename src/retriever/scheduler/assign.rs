@@ -31,6 +31,9 @@ const MAX_MOVES: usize = 64;
 /// Kept free at each peer, for what becomes urgent.
 const SPARE_WANTS: usize = 16;
 
+/// What a session wants, most urgent first, and who can serve it.
+type Plan = (std::vec::IntoIter<(bool, u64, WantId)>, Vec<PeerId>);
+
 /// A peer as the plan sees it.
 #[derive(Debug, Clone, Copy)]
 struct Lane {
@@ -84,7 +87,7 @@ impl Scheduler {
 
     fn assign(&mut self, sessions: &[SessionId], now: Time) {
         let mut lanes: BTreeMap<PeerId, Lane> = BTreeMap::new();
-        let mut plans: BTreeMap<SessionId, (std::vec::IntoIter<(bool, u64, WantId)>, Vec<PeerId>)> = BTreeMap::new();
+        let mut plans: BTreeMap<SessionId, Plan> = BTreeMap::new();
         let mut heap = BinaryHeap::new();
         for id in sessions {
             let Some(session) = self.sessions.get(id) else { continue };
@@ -129,7 +132,7 @@ impl Scheduler {
             if lane.has_room(size, free.len() == 1) {
                 lane.sent += size;
                 lane.wants += 1;
-                self.ask_expecting(want, peer, WantKind::Block, false, Duration::from_secs_f64(eta.min(3600.0)), now);
+                self.ask_expecting(want, peer, WantKind::Block, Duration::from_secs_f64(eta.min(3600.0)), now);
             } else {
                 let held = held.entry(id).or_default();
                 *held += 1;
@@ -177,15 +180,18 @@ impl Scheduler {
         let mut open: Vec<(bool, (bool, RouterKind, Duration), PeerId)> = session
             .candidates
             .iter()
-            .filter(|(peer, c)| c.usable() && !state.excluded.contains_key(*peer) && self.peers.get(peer).is_some_and(|p| !p.stalled))
+            .filter(|(peer, c)| {
+                c.usable() && !state.excluded.contains_key(*peer) && self.peers.get(peer).is_some_and(|p| !p.stalled)
+            })
             .map(|(peer, c)| {
                 (state.asked.contains(peer), (self.ledger.is_struck(peer, now), c.source, self.rtt_of(peer)), *peer)
             })
             .collect();
         open.sort_by_key(|a| a.1);
         if let Some((_, _, best)) = open.first().copied() {
-            self.ask(want, best, WantKind::Block, false, now);
-            let rest: Vec<PeerId> = open[1..].iter().filter(|o| !o.0).map(|o| o.2).take(self.tuning.broadcast).collect();
+            self.ask(want, best, WantKind::Block, now);
+            let rest: Vec<PeerId> =
+                open[1..].iter().filter(|o| !o.0).map(|o| o.2).take(self.tuning.broadcast).collect();
             for peer in rest {
                 self.inquire(id, want, peer, now);
             }
@@ -201,20 +207,20 @@ impl Scheduler {
             .map(|(peer, _)| (self.rtt_of(peer), *peer))
             .min();
         if let Some((_, peer)) = last_resort {
-            self.ask(want, peer, WantKind::Block, false, now);
+            self.ask(want, peer, WantKind::Block, now);
         }
     }
 
-    pub(super) fn ask(&mut self, want: WantId, peer: PeerId, kind: WantKind, hedge: bool, now: Time) {
+    pub(super) fn ask(&mut self, want: WantId, peer: PeerId, kind: WantKind, now: Time) {
         let size = self.wants.get(&want).map_or(0, |state| state.size) as f64;
         let expected = self.peers.get(&peer).map_or(Duration::ZERO, |p| {
             let rate = p.rate_now(now).unwrap_or(UNKNOWN_RATE);
             p.rtt() + Duration::from_secs_f64(((p.outstanding_bytes as f64 + size) / rate).min(3600.0))
         });
-        self.ask_expecting(want, peer, kind, hedge, expected, now);
+        self.ask_expecting(want, peer, kind, expected, now);
     }
 
-    fn ask_expecting(&mut self, want: WantId, id: PeerId, kind: WantKind, hedge: bool, expected: Duration, now: Time) {
+    fn ask_expecting(&mut self, want: WantId, id: PeerId, kind: WantKind, expected: Duration, now: Time) {
         let (Some(state), Some(peer)) = (self.wants.get_mut(&want), self.peers.get_mut(&id)) else { return };
         match peer.outstanding.get(&want) {
             Some(old) if old.kind == WantKind::Block => return,
@@ -231,7 +237,7 @@ impl Scheduler {
         }
         let rtt = peer.rtt();
         let bytes = if kind == WantKind::Block { state.size } else { 0 };
-        let asked = Asked { kind, at: now, bytes, mark: peer.rate.mark(now, rtt), hedge, expected };
+        let asked = Asked { kind, at: now, bytes, mark: peer.rate.mark(now, rtt), expected };
         peer.outstanding.insert(want, asked);
         state.asked.insert(id);
         // Larger is more urgent. Sequence numbers of one session never reach a quarter of the range in practice; if
@@ -270,8 +276,11 @@ impl Scheduler {
         let able = self.able(id, now);
         let mut lanes = BTreeMap::new();
         self.lanes(&able, now, &mut lanes);
-        let room: Vec<PeerId> =
-            able.iter().filter(|peer| lanes.get(*peer).is_some_and(|l| l.has_room(l.window / 4, false))).copied().collect();
+        let room: Vec<PeerId> = able
+            .iter()
+            .filter(|peer| lanes.get(*peer).is_some_and(|l| l.has_room(l.window / 4, false)))
+            .copied()
+            .collect();
         if room.is_empty() {
             return;
         }
@@ -312,7 +321,7 @@ impl Scheduler {
                 self.take_back(want, owner);
                 self.tally.reassigned += 1;
                 self.step(id, Step::Reassigned { peer: owner, wants: 1, why: "another peer will be done sooner" });
-                self.ask_expecting(want, peer, WantKind::Block, false, Duration::from_secs_f64(eta.min(3600.0)), now);
+                self.ask_expecting(want, peer, WantKind::Block, Duration::from_secs_f64(eta.min(3600.0)), now);
             }
         }
     }
@@ -362,7 +371,7 @@ impl Scheduler {
         if let Some(cid) = self.wants.get(&want).map(|state| state.cid) {
             self.step(id, Step::Hedged { peer, cid });
         }
-        self.ask(want, peer, WantKind::Block, true, now);
+        self.ask(want, peer, WantKind::Block, now);
     }
 
     /// What others do: one provider, in the routers' order, ten blocks ahead; the next one when it fails.
@@ -375,7 +384,7 @@ impl Scheduler {
             let queue: Vec<WantId> = session.queue.iter().take(STANDARD_READ_AHEAD).map(|q| q.2).collect();
             let next = queue.into_iter().find_map(|want| Some((want, self.standard_peer(id, want)?)));
             let Some((want, peer)) = next else { return };
-            self.ask(want, peer, WantKind::Block, false, now);
+            self.ask(want, peer, WantKind::Block, now);
             if self.wants.get(&want).is_none_or(|state| state.block_asks == 0) {
                 return;
             }
@@ -387,9 +396,10 @@ impl Scheduler {
         let able = session.candidates.iter().filter(|(peer, c)| c.usable() && !state.excluded.contains_key(*peer));
         let open = able.filter(|(peer, _)| self.peers.get(peer).is_some_and(|p| !p.stalled));
         open.min_by_key(|(_, c)| (!c.delivered, c.source, c.order)).map(|(peer, _)| *peer).or_else(|| {
-            let resort = session.candidates.iter().filter(|(peer, c)| {
-                c.usable() && matches!(state.excluded.get(*peer), None | Some(Exclusion::Stalled))
-            });
+            let resort = session
+                .candidates
+                .iter()
+                .filter(|(peer, c)| c.usable() && matches!(state.excluded.get(*peer), None | Some(Exclusion::Stalled)));
             resort.min_by_key(|(_, c)| (c.source, c.order)).map(|(peer, _)| *peer)
         })
     }

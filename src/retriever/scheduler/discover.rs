@@ -24,7 +24,10 @@ impl Scheduler {
             let route = RouteId(self.id());
             self.route_index.insert(*cid.hash(), route);
             let state = RouteState::Queued;
-            self.routes.insert(route, Route { cid, sessions: BTreeSet::new(), found: Vec::new(), finished: Vec::new(), state });
+            self.routes.insert(
+                route,
+                Route { cid, sessions: BTreeSet::new(), found: Vec::new(), finished: Vec::new(), state },
+            );
             self.route_queue.push_back(route);
             route
         });
@@ -130,7 +133,7 @@ impl Scheduler {
         if session.wants.is_empty() {
             return;
         }
-        let mut dialing = session.candidates.values().filter(|c| c.link == Link::Dialing).count();
+        let dialing = session.candidates.values().filter(|c| c.link == Link::Dialing).count();
         let mut known: Vec<(RouterKind, u32, PeerId)> = session
             .candidates
             .iter()
@@ -143,15 +146,14 @@ impl Scheduler {
             Policy::Standard if self.standard_provider(id).is_some() => 0,
             Policy::Standard => 1,
         };
-        for (source, _, peer) in known {
-            if dialing >= limit || self.dials.len() >= self.tuning.total_dials {
+        for (source, _, peer) in known.into_iter().take(limit.saturating_sub(dialing)) {
+            if self.dials.len() >= self.tuning.total_dials {
                 return;
             }
             let under_way = self.dials.contains_key(&peer);
             let Some(candidate) = self.sessions.get_mut(&id).and_then(|s| s.candidates.get_mut(&peer)) else { return };
             candidate.link = Link::Dialing;
             candidate.dials += 1;
-            dialing += 1;
             let addrs = candidate.addrs.clone();
             self.step(id, Step::DialStarted { peer });
             if !under_way {
@@ -191,7 +193,7 @@ impl Scheduler {
         }
         let open = self.wants.get(&want).is_some_and(|s| !s.asked.contains(&peer) && !s.excluded.contains_key(&peer));
         if open {
-            self.ask(want, peer, WantKind::Have, false, now);
+            self.ask(want, peer, WantKind::Have, now);
         }
     }
 }

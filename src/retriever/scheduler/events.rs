@@ -113,6 +113,9 @@ impl Scheduler {
     }
 
     fn have(&mut self, id: PeerId, cid: &Cid, now: Time) {
+        if let Some(sessions) = self.peers.get_mut(&id).and_then(|peer| peer.answered(cid.hash())) {
+            return self.has(id, cid, sessions);
+        }
         let Some(want) = self.index.get(cid.hash()).copied() else { return };
         let Some(peer) = self.peers.get(&id) else { return };
         // Only an answer to a question counts: HAVEs nobody asked for would let a peer talk itself into every session.
@@ -121,7 +124,10 @@ impl Scheduler {
         if asked.kind == WantKind::Have {
             self.unask(want, id);
         }
-        let sessions: Vec<SessionId> = self.sessions_of(want);
+        self.has(id, cid, self.sessions_of(want));
+    }
+
+    fn has(&mut self, id: PeerId, cid: &Cid, sessions: Vec<SessionId>) {
         for session in sessions {
             if let Some(candidate) = self.sessions.get_mut(&session).and_then(|s| s.candidates.get_mut(&id)) {
                 candidate.has = Has::Proven;
@@ -132,6 +138,9 @@ impl Scheduler {
     }
 
     fn dont_have(&mut self, id: PeerId, cid: &Cid, now: Time) {
+        if self.peers.get_mut(&id).is_some_and(|peer| peer.answered(cid.hash()).is_some()) {
+            return;
+        }
         let Some(want) = self.index.get(cid.hash()).copied() else { return };
         let Some(asked) = self.unask(want, id) else { return };
         self.responded(id, now.saturating_sub(asked.at), now);
@@ -200,7 +209,17 @@ impl Scheduler {
         let sessions = self.sessions_of(want);
         for other in others {
             let was_block = self.peers.get(&other).and_then(|p| p.outstanding.get(&want)).map(|a| a.kind);
-            // A question that is not answered yet stays: its HAVE makes the peer useful for what follows.
+            if was_block == Some(WantKind::Have) {
+                // It stays on the wire: a HAVE makes the peer useful for what follows.
+                let unsent = self.sends.get(&other).is_some_and(|sends| sends.iter().any(|(id, _)| *id == want));
+                if !unsent {
+                    self.unask(want, other);
+                    if let Some(peer) = self.peers.get_mut(&other) {
+                        peer.still_asks(*block.cid().hash(), &sessions);
+                    }
+                    continue;
+                }
+            }
             self.take_back(want, other);
             if was_block == Some(WantKind::Block) {
                 for session in &sessions {
@@ -336,9 +355,10 @@ impl Scheduler {
 
     /// The peer has room again: whoever waits for room may have work for it.
     fn feed(&mut self, peer: PeerId) {
-        let hungry = self.sessions.iter().filter(|(_, s)| {
-            (!s.queue.is_empty() || s.in_flight > 0) && s.candidates.contains_key(&peer)
-        });
+        let hungry = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| (!s.queue.is_empty() || s.in_flight > 0) && s.candidates.contains_key(&peer));
         self.dirty.extend(hungry.map(|(session, _)| *session));
     }
 }

@@ -20,6 +20,17 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 const MAX_PATIENCE: Duration = Duration::from_secs(5);
 /// Part of a message shorter than this is no sign of life: a dripping peer is a silent one.
 const LIFE_BYTES: usize = 4 * 1024;
+/// A block is late when it comes this long after half as long again as was expected.
+const LATE_BY: Duration = Duration::from_millis(50);
+/// What a late peer does is measured over at least this long.
+const RECENT_SPAN: Duration = Duration::from_millis(300);
+/// Resolution and length of the meter: 5 s.
+const METER_STEP: Duration = Duration::from_millis(20);
+const METER_STEPS: usize = 256;
+/// Questions that outlive their block, and sessions that each is for.
+const MAX_QUESTIONS: usize = 64;
+/// Bytes a second below which it makes no difference.
+const MIN_RATE: f64 = 1_000.0;
 
 /// See the module.
 #[derive(Debug)]
@@ -39,8 +50,13 @@ pub struct Peer {
     /// First byte since it became busy.
     pub first_byte: Option<Time>,
     drip: usize,
+    /// Bytes by the time they came, and those of messages that are not complete.
+    meter: VecDeque<(Time, u64)>,
+    partial: u64,
     pub stalled: bool,
     pub recent: Recent,
+    /// Questions whose block came from elsewhere meanwhile: the answer still tells whether the peer is useful.
+    pub questions: VecDeque<(Multihash, Vec<SessionId>)>,
     /// The largest block that came.
     pub largest: u64,
 }
@@ -52,7 +68,6 @@ pub struct Asked {
     pub at: Time,
     pub bytes: u64,
     pub mark: Mark,
-    pub hedge: bool,
     /// When it was expected, when it was asked.
     pub expected: Duration,
 }
@@ -78,8 +93,11 @@ impl Peer {
             last_progress: now,
             first_byte: None,
             drip: 0,
+            meter: VecDeque::new(),
+            partial: 0,
             stalled: false,
             recent: Recent::default(),
+            questions: VecDeque::new(),
             largest: UNKNOWN_BLOCK,
         }
     }
@@ -99,15 +117,38 @@ impl Peer {
         }
     }
 
-    /// Bytes a second as of now: what was measured, or less when the peer is late.
+    /// Bytes a second as of now: what was measured, or what comes in fact when the peer is late with something. A peer
+    /// that is on time with little to do is not slow.
     pub fn rate_now(&self, now: Time) -> Option<f64> {
-        let rate = self.rate.rate()?;
-        if self.block_wants == 0 {
-            return Some(rate);
+        let known = self.rate.rate();
+        let late = self
+            .outstanding
+            .values()
+            .any(|asked| asked.kind == WantKind::Block && now > asked.at + asked.expected.mul_f64(1.5) + LATE_BY);
+        if !late {
+            return known;
         }
-        let silent = now.saturating_sub(self.last_progress.max(self.busy_since + self.rtt())).as_secs_f64();
-        let block = self.largest as f64;
-        Some(if silent > 3.0 * block / rate + self.rtt().as_secs_f64() { rate.min(block / silent) } else { rate })
+        let block =
+            known.map_or(Duration::ZERO, |rate| Duration::from_secs_f64((2.5 * self.largest as f64 / rate).min(5.0)));
+        let span = (self.rtt() * 4).max(block).max(RECENT_SPAN).min(now.saturating_sub(self.busy_since));
+        let bytes: u64 =
+            self.meter.iter().filter(|(at, _)| now.saturating_sub(*at) < span).map(|(_, bytes)| bytes).sum();
+        let recent = (bytes as f64 / span.as_secs_f64().max(0.001)).max(MIN_RATE);
+        Some(known.map_or(recent, |rate| if recent < rate / 2.0 { recent } else { rate }))
+    }
+
+    /// Counts bytes as they come, those of a message's parts once only.
+    fn metered(&mut self, now: Time, bytes: usize, whole: bool) {
+        let bytes = bytes as u64;
+        let fresh = if whole { bytes.saturating_sub(self.partial) } else { bytes };
+        self.partial = if whole { self.partial.saturating_sub(bytes) } else { self.partial.saturating_add(bytes) };
+        match self.meter.back_mut() {
+            Some((at, sum)) if now.saturating_sub(*at) < METER_STEP => *sum += fresh,
+            _ => self.meter.push_back((now, fresh)),
+        }
+        if self.meter.len() > METER_STEPS {
+            self.meter.pop_front();
+        }
     }
 
     /// When it began to be silent, if it has work.
@@ -127,11 +168,25 @@ impl Peer {
         }
     }
 
+    pub fn still_asks(&mut self, key: Multihash, sessions: &[SessionId]) {
+        if self.questions.len() >= MAX_QUESTIONS {
+            self.questions.pop_front();
+        }
+        self.questions.push_back((key, sessions.iter().take(MAX_QUESTIONS).copied().collect()));
+    }
+
+    /// The sessions for which an open question was asked.
+    pub fn answered(&mut self, key: &Multihash) -> Option<Vec<SessionId>> {
+        let at = self.questions.iter().position(|(asked, _)| asked == key)?;
+        self.questions.remove(at).map(|(_, sessions)| sessions)
+    }
+
     /// Bytes came; true when that is a sign of life.
     pub fn alive(&mut self, now: Time, bytes: usize, whole: bool) -> bool {
         if self.block_wants > 0 {
             self.first_byte.get_or_insert(now);
         }
+        self.metered(now, bytes, whole);
         self.drip = self.drip.saturating_add(bytes);
         if !whole && self.drip < LIFE_BYTES {
             return false;
@@ -159,7 +214,7 @@ impl Recent {
         self.known.get(key).copied()
     }
 
-    #[cfg(any(test, feature = "test-util"))]
+    #[doc(hidden)]
     pub fn len(&self) -> usize {
         self.order.len()
     }

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use libp2p::{Multiaddr, PeerId};
 
 use super::super::step::Step;
-use super::{Action, Exclusion, Interest, MAX_WANTS, RouteId, Scheduler, SessionId, Time, UNKNOWN_BLOCK, WantId, WantState};
+use super::{
+    Action, Exclusion, Interest, MAX_WANTS, RouteId, Scheduler, SessionId, Time, UNKNOWN_BLOCK, WantId, WantState,
+};
 use crate::exchange::WantKind;
 use crate::ipld::{Cid, MAX_BLOCK_SIZE};
 use crate::record::{Phase, Policy};
@@ -245,7 +247,8 @@ impl Scheduler {
             session.in_flight -= usize::from(flying);
         }
         if last {
-            let asked: Vec<PeerId> = self.wants.get(&want).map(|s| s.asked.iter().copied().collect()).unwrap_or_default();
+            let asked: Vec<PeerId> =
+                self.wants.get(&want).map(|s| s.asked.iter().copied().collect()).unwrap_or_default();
             for peer in asked {
                 self.take_back(want, peer);
                 self.step(id, Step::Cancelled { peer, wants: 1 });
@@ -257,7 +260,14 @@ impl Scheduler {
     }
 
     /// Notes that a peer may have the session's content. What is known already is only ever improved.
-    pub(super) fn candidate(&mut self, id: SessionId, peer: PeerId, addrs: Vec<Multiaddr>, source: RouterKind, has: Has) {
+    pub(super) fn candidate(
+        &mut self,
+        id: SessionId,
+        peer: PeerId,
+        addrs: Vec<Multiaddr>,
+        source: RouterKind,
+        has: Has,
+    ) {
         let connected = self.peers.contains_key(&peer);
         let dialing = self.dials.contains_key(&peer);
         let Some(session) = self.sessions.get_mut(&id) else { return };

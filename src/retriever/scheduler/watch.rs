@@ -25,7 +25,8 @@ impl Scheduler {
     pub(super) fn watch(&mut self, now: Time) {
         self.watch_peers(now);
         self.watch_dials(now);
-        let waiting: Vec<SessionId> = self.sessions.iter().filter(|(_, s)| !s.wants.is_empty()).map(|(id, _)| *id).collect();
+        let waiting: Vec<SessionId> =
+            self.sessions.iter().filter(|(_, s)| !s.wants.is_empty()).map(|(id, _)| *id).collect();
         for id in waiting {
             self.hedge_late(id, now);
             self.time_out(id, now);
@@ -54,7 +55,8 @@ impl Scheduler {
             self.take_back(want, peer);
             self.exclude(want, peer, Exclusion::NoAnswer);
         }
-        let stalled: Vec<PeerId> = self.peers.iter().filter(|(_, p)| p.stalled && p.block_wants > 0).map(|(id, _)| *id).collect();
+        let stalled: Vec<PeerId> =
+            self.peers.iter().filter(|(_, p)| p.stalled && p.block_wants > 0).map(|(id, _)| *id).collect();
         for peer in stalled {
             self.rescue(peer);
             self.forsake(peer, now);
@@ -143,14 +145,21 @@ impl Scheduler {
             session.candidates.iter().any(|(peer, c)| {
                 let open = *peer != not && c.usable() && !state.excluded.contains_key(peer);
                 open && self.peers.get(peer).is_some_and(|p| !p.stalled)
-                    && (c.has > Has::Unknown || session.policy == Policy::Standard || !c.probed || !state.asked.contains(peer))
+                    && (c.has > Has::Unknown
+                        || session.policy == Policy::Standard
+                        || !c.probed
+                        || !state.asked.contains(peer))
             })
         })
     }
 
     fn watch_dials(&mut self, now: Time) {
-        let over: Vec<PeerId> =
-            self.dials.iter().filter(|(_, since)| now.saturating_sub(**since) > DIAL_TIMEOUT).map(|(peer, _)| *peer).collect();
+        let over: Vec<PeerId> = self
+            .dials
+            .iter()
+            .filter(|(_, since)| now.saturating_sub(**since) > DIAL_TIMEOUT)
+            .map(|(peer, _)| *peer)
+            .collect();
         for peer in over {
             let error = crate::exchange::ConnectError::Timeout(DIAL_TIMEOUT);
             self.exchange(crate::exchange::ExchangeEvent::ConnectFailed { peer, error }, now);
@@ -172,9 +181,10 @@ impl Scheduler {
             });
             let Some((owner, asked)) = owner else { continue };
             let due = asked.at + asked.expected.mul_f64(LATE).max(asked.expected + HEDGE_FLOOR);
-            let quiet = self.peers.get(&owner).is_some_and(|p| {
-                now.saturating_sub(p.last_progress.max(asked.at)) > p.rtt() + HEDGE_FLOOR
-            });
+            let quiet = self
+                .peers
+                .get(&owner)
+                .is_some_and(|p| now.saturating_sub(p.last_progress.max(asked.at)) > p.rtt() + HEDGE_FLOOR);
             if now < due || !quiet || !self.may_hedge(id, state.size) {
                 continue;
             }
@@ -183,7 +193,8 @@ impl Scheduler {
                 let able = session.candidates.iter().filter(|(peer, c)| {
                     **peer != owner && c.usable() && c.has > Has::Unknown && !state.excluded.contains_key(*peer)
                 });
-                let quick = able.filter_map(|(peer, _)| self.peers.get(peer).filter(|p| !p.stalled).map(|p| (p, *peer)));
+                let quick =
+                    able.filter_map(|(peer, _)| self.peers.get(peer).filter(|p| !p.stalled).map(|p| (p, *peer)));
                 quick.min_by_key(|(p, _)| p.rtt()).map(|(_, peer)| peer)
             });
             if let Some(other) = other {
@@ -227,7 +238,8 @@ impl Scheduler {
         for want in queued {
             let (Some(session), Some(state)) = (self.sessions.get(&id), self.wants.get(&want)) else { return };
             let hopeful = session.candidates.iter().any(|(peer, c)| {
-                let open = !c.quarantined && !matches!(state.excluded.get(peer), Some(why) if *why != Exclusion::Stalled);
+                let open =
+                    !c.quarantined && !matches!(state.excluded.get(peer), Some(why) if *why != Exclusion::Stalled);
                 open && matches!(c.link, Link::Known | Link::Dialing | Link::Connected)
                     && !(c.link == Link::Known && c.dials >= super::events::MAX_DIALS)
             });
@@ -245,7 +257,9 @@ impl Scheduler {
             }
             if !self.route_done(state.route) {
                 // Another session may have begun it; this one hears of what it finds from now on.
-                if let Some(route) = state.route.filter(|r| self.routes.get(r).is_some_and(|r| !r.sessions.contains(&id))) {
+                if let Some(route) =
+                    state.route.filter(|r| self.routes.get(r).is_some_and(|r| !r.sessions.contains(&id)))
+                {
                     let cid = self.routes.get(&route).map_or(cid, |route| route.cid);
                     self.search(id, cid);
                 }

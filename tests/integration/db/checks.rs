@@ -258,6 +258,7 @@ pub async fn peers_links_and_snapshots(config: &Config, dir: &Path) {
     let pairs: std::collections::BTreeSet<_> = links.iter().map(|l| (l.a.as_str(), l.b.as_str())).collect();
     assert_eq!(pairs, [("a", "b"), ("b", "c")].into());
     let overview = db.overview(window()).await.unwrap();
+    assert_eq!(overview.peers_connected, 1);
     assert_eq!(overview.network.unwrap().network_density, Some(0.5));
     assert_eq!(db.hardware().await.unwrap().len(), 1);
     fixture.close().await;

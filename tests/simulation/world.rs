@@ -1,0 +1,382 @@
+//! Peers with a rate, a round trip and a manner, around one scheduler, in virtual time.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::time::Duration;
+
+use bytes::Bytes;
+use libp2p::{Multiaddr, PeerId};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use tidegate::exchange::{ConnectError, ExchangeEvent, Want, WantKind};
+use tidegate::ipld::{Block, Cid, HashCode, codec};
+use tidegate::record::{Policy, Transport};
+use tidegate::retriever::scheduler::{Action, Input, RouteId, Scheduler, SessionId, Time, Tuning};
+use tidegate::retriever::step::Step;
+use tidegate::routing::{Provider, RouterKind, RoutingEvent};
+
+/// Payload share of a link: RETRIEVAL.md §2.0.
+pub const GOODPUT: f64 = 0.9653;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Manner {
+    Honest,
+    /// Never answers a dial.
+    Dead,
+    /// Sends so many bytes, then nothing.
+    Staller(u64),
+    /// Says HAVE, then DONT_HAVE.
+    Liar,
+    /// Every tenth block has a flipped byte.
+    Corrupt,
+    /// Falls to this many Mbit/s after so many bytes.
+    Degrader(u64, f64),
+}
+
+#[derive(Debug)]
+pub struct SimPeer {
+    pub id: PeerId,
+    pub manner: Manner,
+    pub rtt: Duration,
+    pub mbit: f64,
+    pub connected: bool,
+    queue: Vec<Want>,
+    busy: bool,
+    pub sent: u64,
+    pub blocks: u64,
+    pub asked: usize,
+    /// Wants that were sent to it after it had sent its first wrong block and the block had arrived.
+    pub asked_after_wrong: usize,
+    wrong_arrived: bool,
+}
+
+#[derive(Debug)]
+enum Happening {
+    Input(Box<Input>),
+    /// Wants reach the peer.
+    Arrive(usize, Vec<Want>),
+    Cancelled(usize, Vec<Cid>),
+    /// The peer's link is free.
+    Free(usize),
+    Join(usize),
+}
+
+pub struct World {
+    pub scheduler: Scheduler,
+    pub peers: Vec<SimPeer>,
+    pub now: Time,
+    pub rng: SmallRng,
+    pub content: HashMap<Cid, Block>,
+    happenings: BinaryHeap<Reverse<(Time, u64)>>,
+    what: HashMap<u64, Happening>,
+    next: u64,
+    pub delivered: BTreeMap<(SessionId, Cid), Time>,
+    pub twice: usize,
+    pub failed: Vec<(SessionId, Cid)>,
+    pub steps: Vec<(Time, SessionId, Step)>,
+    /// What routers answer: providers, after this long.
+    pub routed: Vec<(Duration, usize)>,
+    pub check: bool,
+}
+
+pub fn file(count: usize, size: usize, seed: u64) -> Vec<Block> {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let block = |_| {
+        let mut data = vec![0u8; size];
+        data[..16].copy_from_slice(&rng.random::<u128>().to_be_bytes());
+        Block::encode(codec::RAW, HashCode::Blake3, Bytes::from(data)).unwrap()
+    };
+    (0..count).map(block).collect()
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            scheduler: Scheduler::new(Tuning::default()),
+            peers: Vec::new(),
+            now: Time::ZERO,
+            rng: SmallRng::seed_from_u64(seed),
+            content: HashMap::new(),
+            happenings: BinaryHeap::new(),
+            what: HashMap::new(),
+            next: 0,
+            delivered: BTreeMap::new(),
+            twice: 0,
+            failed: Vec::new(),
+            steps: Vec::new(),
+            routed: Vec::new(),
+            check: false,
+        }
+    }
+
+    pub fn peer(&mut self, manner: Manner, mbit: f64, rtt_ms: u64, connected: bool) -> usize {
+        let mut seed = [0u8; 32];
+        self.rng.fill(&mut seed);
+        let key = libp2p::identity::Keypair::ed25519_from_bytes(seed).unwrap();
+        let peer = SimPeer {
+            id: key.public().to_peer_id(),
+            manner,
+            rtt: Duration::from_millis(rtt_ms),
+            mbit,
+            connected: false,
+            queue: Vec::new(),
+            busy: false,
+            sent: 0,
+            blocks: 0,
+            asked: 0,
+            asked_after_wrong: 0,
+            wrong_arrived: false,
+        };
+        self.peers.push(peer);
+        let index = self.peers.len() - 1;
+        if connected {
+            self.connect(index);
+        }
+        index
+    }
+
+    fn connect(&mut self, index: usize) {
+        let peer = &mut self.peers[index];
+        peer.connected = true;
+        let (id, rtt) = (peer.id, peer.rtt);
+        let (transport, address) = (Transport::BitswapQuic, Multiaddr::empty());
+        self.on(Input::Exchange(ExchangeEvent::Connected { peer: id, transport, address, dial: None }));
+        self.on(Input::Exchange(ExchangeEvent::Rtt { peer: id, rtt }));
+    }
+
+    pub fn add(&mut self, blocks: &[Block]) {
+        self.content.extend(blocks.iter().map(|block| (*block.cid(), block.clone())));
+    }
+
+    pub fn on(&mut self, input: Input) {
+        self.scheduler.on(input, self.now);
+        if self.check {
+            self.scheduler.check_invariants();
+        }
+    }
+
+    pub fn open(&mut self, session: u64, root: &Block, policy: Policy) -> SessionId {
+        let session = SessionId(session);
+        self.on(Input::Open { session, root: *root.cid(), policy });
+        session
+    }
+
+    fn schedule(&mut self, after: Duration, what: Happening) {
+        let id = self.next;
+        self.next += 1;
+        self.what.insert(id, what);
+        self.happenings.push(Reverse((self.now + after, id)));
+    }
+
+    /// Fetches a file as a reader does: the root, then all leaves ahead, the first unread one urgent.
+    pub fn download(&mut self, session: SessionId, blocks: &[Block], limit: Duration) -> Option<Duration> {
+        let start = self.now;
+        let want = |cid: &Cid, urgent| Input::Want { session, cid: *cid, size: Some(262_144), urgent };
+        self.on(want(blocks[0].cid(), true));
+        let mut hinted = false;
+        let mut next = 0;
+        while next < blocks.len() {
+            if self.delivered.contains_key(&(session, *blocks[next].cid())) {
+                next += 1;
+                if !hinted {
+                    hinted = true;
+                    for block in &blocks[1..] {
+                        self.on(want(block.cid(), false));
+                    }
+                }
+                if let Some(block) = blocks.get(next)
+                    && !self.delivered.contains_key(&(session, *block.cid()))
+                {
+                    self.on(want(block.cid(), true));
+                }
+                continue;
+            }
+            if self.now - start > limit || !self.turn() {
+                return None;
+            }
+        }
+        Some(self.now - start)
+    }
+
+    /// One round: decide, then let the next thing happen. False when nothing ever will.
+    pub fn turn(&mut self) -> bool {
+        let mut actions = Vec::new();
+        self.scheduler.poll(self.now, &mut actions);
+        if self.check {
+            self.scheduler.check_invariants();
+        }
+        let acted = !actions.is_empty();
+        for action in actions {
+            self.act(action);
+        }
+        let happening = self.happenings.peek().map(|Reverse((at, _))| *at);
+        let deadline = self.scheduler.next_deadline();
+        let next = match (happening, deadline) {
+            (Some(a), Some(b)) => a.min(b),
+            (Some(a), None) | (None, Some(a)) => a,
+            (None, None) => return acted,
+        };
+        self.now = self.now.max(next);
+        while self.happenings.peek().is_some_and(|Reverse((at, _))| *at <= self.now) {
+            let Some(Reverse((_, id))) = self.happenings.pop() else { break };
+            if let Some(what) = self.what.remove(&id) {
+                self.happen(what);
+            }
+        }
+        true
+    }
+
+    fn index(&self, id: &PeerId) -> usize {
+        self.peers.iter().position(|peer| peer.id == *id).unwrap()
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Send { peer, wants } => {
+                let index = self.index(&peer);
+                let peer = &mut self.peers[index];
+                peer.asked += wants.len();
+                if peer.wrong_arrived {
+                    peer.asked_after_wrong += wants.len();
+                }
+                let half = peer.rtt / 2;
+                self.schedule(half, Happening::Arrive(index, wants));
+            }
+            Action::Cancel { peer, cids } => {
+                let index = self.index(&peer);
+                let half = self.peers[index].rtt / 2;
+                self.schedule(half, Happening::Cancelled(index, cids));
+            }
+            Action::Connect { peer, .. } => {
+                let index = self.index(&peer);
+                if self.peers[index].manner == Manner::Dead {
+                    let error = ConnectError::Timeout(Duration::from_secs(5));
+                    let event = Input::Exchange(ExchangeEvent::ConnectFailed { peer, error });
+                    self.schedule(Duration::from_secs(5), Happening::Input(Box::new(event)));
+                } else {
+                    let dial = self.peers[index].rtt * 2;
+                    self.schedule(dial, Happening::Join(index));
+                }
+            }
+            Action::StartRoute { route, .. } => self.route(route),
+            Action::Deliver { sessions, block } => {
+                for session in sessions {
+                    let old = self.delivered.insert((session, *block.cid()), self.now);
+                    self.twice += usize::from(old.is_some());
+                }
+            }
+            Action::Fail { session, cid, .. } => self.failed.push((session, cid)),
+            Action::Step { session, step } => self.steps.push((self.now, session, step)),
+            Action::StopRoute { .. } | Action::Forget { .. } => {}
+        }
+    }
+
+    fn route(&mut self, route: RouteId) {
+        let mut last = Duration::ZERO;
+        for (after, index) in self.routed.clone() {
+            let provider = Provider {
+                peer: self.peers[index].id,
+                addrs: vec![],
+                transports: vec![],
+                source: RouterKind::Delegated,
+            };
+            last = last.max(after);
+            let input = Input::Route { route, event: RoutingEvent::Found(provider) };
+            self.schedule(after, Happening::Input(Box::new(input)));
+        }
+        self.schedule(last, Happening::Input(Box::new(Input::RouteEnded { route })));
+    }
+
+    fn happen(&mut self, what: Happening) {
+        match what {
+            Happening::Input(input) => {
+                if let Input::Exchange(ExchangeEvent::Block { peer, block, .. }) = &*input {
+                    let wrong = !self.content.contains_key(block.cid());
+                    let index = self.index(peer);
+                    self.peers[index].wrong_arrived |= wrong;
+                }
+                self.on(*input);
+            }
+            Happening::Arrive(index, wants) => {
+                let half = self.peers[index].rtt / 2;
+                for want in wants {
+                    let peer = &mut self.peers[index];
+                    let (id, cid) = (peer.id, want.cid);
+                    let event = match (want.kind, self.content.contains_key(&cid)) {
+                        (_, false) => ExchangeEvent::DontHave { peer: id, cid },
+                        (WantKind::Have, true) => ExchangeEvent::Have { peer: id, cid },
+                        (WantKind::Block, true) if peer.manner == Manner::Liar => {
+                            ExchangeEvent::DontHave { peer: id, cid }
+                        }
+                        (WantKind::Block, true) => {
+                            peer.queue.push(want);
+                            continue;
+                        }
+                    };
+                    self.schedule(half, Happening::Input(Box::new(Input::Exchange(event))));
+                }
+                self.serve(index);
+            }
+            Happening::Cancelled(index, cids) => self.peers[index].queue.retain(|want| !cids.contains(&want.cid)),
+            Happening::Free(index) => {
+                self.peers[index].busy = false;
+                self.serve(index);
+            }
+            Happening::Join(index) => self.connect(index),
+        }
+    }
+
+    /// The peer sends its most urgent block, one at a time over its link.
+    fn serve(&mut self, index: usize) {
+        let peer = &mut self.peers[index];
+        if peer.busy || peer.queue.is_empty() {
+            return;
+        }
+        if matches!(peer.manner, Manner::Staller(bytes) if peer.sent >= bytes) {
+            return;
+        }
+        let at = (0..peer.queue.len()).max_by_key(|k| (peer.queue[*k].priority, Reverse(*k))).unwrap();
+        let want = peer.queue.remove(at);
+        let mut block = self.content[&want.cid].clone();
+        let mbit = match peer.manner {
+            Manner::Degrader(bytes, mbit) if peer.sent >= bytes => mbit,
+            _ => peer.mbit,
+        };
+        peer.blocks += 1;
+        peer.sent += block.len() as u64;
+        peer.busy = true;
+        if peer.manner == Manner::Corrupt && peer.blocks.is_multiple_of(10) {
+            let mut data = block.data().to_vec();
+            data[20] ^= 1;
+            block = Block::encode(codec::RAW, HashCode::Blake3, Bytes::from(data)).unwrap();
+        }
+        let (id, half) = (peer.id, peer.rtt / 2);
+        let size = block.len();
+        let takes = Duration::from_secs_f64(size as f64 * 8.0 / (mbit * 1e6 * GOODPUT));
+        // Proof of life between blocks, as the exchange gives it.
+        let parts = (takes.as_millis() / 50) as u32;
+        for part in 1..=parts {
+            let event = ExchangeEvent::Progress { peer: id, bytes: size / (parts as usize + 1) };
+            self.schedule(Duration::from_millis(50) * part + half, Happening::Input(Box::new(Input::Exchange(event))));
+        }
+        let event = ExchangeEvent::Block { peer: id, block, wire_bytes: size + 40 };
+        self.schedule(takes + half, Happening::Input(Box::new(Input::Exchange(event))));
+        self.schedule(takes, Happening::Free(index));
+    }
+
+    pub fn duplicate_share(&self) -> f64 {
+        let tally = self.scheduler.tally();
+        tally.duplicate_bytes as f64 / tally.bytes.max(1) as f64
+    }
+
+    pub fn done(&self, session: SessionId) -> BTreeSet<Cid> {
+        self.delivered.keys().filter(|(s, _)| *s == session).map(|(_, cid)| *cid).collect()
+    }
+}
+
+/// T_k of RETRIEVAL.md §2.0 for `bytes` over links of (Mbit/s, RTT ms), after `levels` round trips.
+pub fn bound(bytes: u64, links: &[(f64, u64)], levels: u32) -> Duration {
+    let nearest = links.iter().map(|(_, rtt)| *rtt).min().unwrap();
+    let links = links.iter().map(|(mbit, rtt)| (Duration::from_millis(*rtt), mbit * 1e6 / 8.0 * GOODPUT));
+    tidegate::retriever::ledger::bound(bytes, links).unwrap() + Duration::from_millis(nearest) * (levels - 1)
+}
