@@ -102,6 +102,11 @@ pub fn cell(quantity: Option<Quantity>) -> String {
     quantity.map_or_else(|| NONE.to_owned(), |q| q.to_string())
 }
 
+/// The same with no-break spaces, so that a unit is not parted from its number at the end of a line.
+pub fn unbroken(text: &str) -> String {
+    text.replace(' ', "\u{a0}")
+}
+
 /// `bafybeig6ka…cijp3i`: the middle left out of a CID or peer id; the whole stands in the title.
 pub fn short(text: &str) -> String {
     shorten(text, 11, 6)

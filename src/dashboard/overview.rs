@@ -245,7 +245,10 @@ fn figures(seen: Option<&Overview>, node: &NodeSnapshot) -> Vec<Figure> {
         label: "Peers connected",
         value: Some(peers),
         spark: spark("Peers connected", |m| m.peers.map(|n| n as f64)),
-        note: format!("{} of them speak Bitswap", count(node.exchange_peers as u64)),
+        note: match node.exchange_peers {
+            1 => "1 speaks Bitswap".to_owned(),
+            n => format!("{} speak Bitswap", count(n as u64)),
+        },
     });
     figures.push(Figure {
         key: "failed",
@@ -274,8 +277,14 @@ fn hits_note(cache: &queries::CacheHits) -> String {
         return "no request needed a block".to_owned();
     }
     let bytes = cache.hit_ratio_bytes.map_or(NO_DATA.to_owned(), |ratio| percent(ratio).to_string());
-    let part = |n| cell(share(n, all));
-    format!("memory {}, disk {}, store {}; by bytes {bytes}", part(by.memory), part(by.disk), part(by.store))
+    let tiers = [("memory", by.memory), ("disk", by.disk), ("store", by.store)];
+    let hits: Vec<String> = tiers
+        .iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(name, n)| format!("{name} {}", filters::unbroken(&cell(share(*n, all)))))
+        .collect();
+    let hits = if hits.is_empty() { "none".to_owned() } else { hits.join(", ") };
+    format!("{hits}; by bytes {}", filters::unbroken(&bytes))
 }
 
 fn failed_note(outcomes: &queries::Outcomes, failed: u64) -> String {

@@ -414,10 +414,10 @@ async fn unknown_paths_and_methods_are_problems_with_the_methods_that_work() {
     let answer = admin.get("/api/v1/gc").await;
     answer.problem(StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(answer.header("allow"), "POST");
-    let page = admin.get("/nothing<script>").await;
+    let page = admin.get("/nothing%3Cscript%3E&amp;").await;
     assert_eq!(page.status, StatusCode::NOT_FOUND);
     assert!(page.header("content-type").starts_with("text/html"));
-    assert!(!page.body.contains("<script>"), "the path is escaped");
+    assert!(page.body.contains("&#38;amp;") || page.body.contains("&amp;amp;"), "the path is escaped");
 }
 
 #[tokio::test]
