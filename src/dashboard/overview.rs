@@ -333,7 +333,11 @@ fn comparison(seen: Option<&Overview>, state: &State) -> ComparisonView {
         })
         .collect();
     let interval = |i: queries::Interval| format!("({}–{})", plain(i.low), plain(i.high));
-    let percents = |i: queries::Interval| format!("({:.0}–{:.0} %)", i.low * 100.0, i.high * 100.0);
+    let percents = |i: queries::Interval| format!("({} to {} %)", signed(i.low), signed(i.high));
+    // An interval on both sides of zero says nothing about which is faster.
+    let faster = |i: queries::Interval| {
+        if i.low <= 0.0 && i.high >= 0.0 { "no clear difference".to_owned() } else { format!("{} %", signed(i.median)) }
+    };
     let time = |i: queries::Interval| cell(ms(Some(i.median)));
     let rows = classes
         .iter()
@@ -346,7 +350,7 @@ fn comparison(seen: Option<&Overview>, state: &State) -> ComparisonView {
                 standard_interval: text(&|v| interval(v.standard)),
                 optimized: v.map_or_else(|| NONE.to_owned(), |v| time(v.optimized)),
                 optimized_interval: text(&|v| interval(v.optimized)),
-                faster: v.map_or_else(|| "not enough data".to_owned(), |v| percent(v.faster_by.median).to_string()),
+                faster: v.map_or_else(|| "not enough data".to_owned(), |v| faster(v.faster_by)),
                 faster_interval: text(&|v| percents(v.faster_by)),
                 pairs: count(class.pairs as u64),
                 n: format!("{} / {}", count(class.n_standard as u64), count(class.n_optimized as u64)),
@@ -372,6 +376,11 @@ fn comparison(seen: Option<&Overview>, state: &State) -> ComparisonView {
         empty,
         command: "tidegate serve --compare-share 0.05".to_owned(),
     }
+}
+
+/// A fraction as whole per cent with a true minus sign.
+fn signed(fraction: f64) -> String {
+    format!("{:.0}", fraction * 100.0).replace("-0", "0").replace('-', "−")
 }
 
 /// Milliseconds without a unit, for an interval beside its median.

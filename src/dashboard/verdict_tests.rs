@@ -141,3 +141,22 @@ fn a_stall_tells_the_time_lost_from_the_last_sign_of_life() {
             .ends_with(" 90 ms passed before peer-a was found to have stalled; its blocks were asked for elsewhere.")
     );
 }
+
+#[test]
+fn a_long_silence_is_told_even_when_nobody_was_blamed() {
+    let block = |at_us| EventRow {
+        ordinal: at_us,
+        at_us,
+        kind: "block".into(),
+        peer_id: Some("peer-a".into()),
+        cid: None,
+        value: None,
+        detail: None,
+    };
+    let mut quiet = detail(vec![block(100_000), block(6_100_000)], vec![attempt("peer-a", 1000, "delivered")]);
+    quiet.row.load_time_ms = 7_000.0;
+    quiet.row.optimization_score = Some(0.04);
+    let text = text(&quiet);
+    assert!(text.starts_with("Took 7.00 s, 25 × what"), "{text}");
+    assert!(text.ends_with(" For 6.00 s no block arrived from anybody."), "{text}");
+}

@@ -172,6 +172,10 @@ impl PeerLane {
                 Some((start, end, n)) if at - end <= scale.total * JOIN => (start, at, n + 1),
                 Some((start, end, n)) => {
                     bars.push(scale.bar("fill-1", start, end, &blocks(n)));
+                    // A stall in between is drawn as such.
+                    if !self.stalls.iter().any(|(from, _)| *from >= end && *from < at) {
+                        bars.push(scale.bar("fill-quiet", end, at, "waiting for the next block"));
+                    }
                     (at, at, 1)
                 }
                 None => (at, at, 1),
