@@ -158,7 +158,7 @@ struct Batch<'a> {
 
 impl Batch<'_> {
     async fn add(&mut self, block: Block) -> Result<(), Problem> {
-        if Block::from_identity(block.cid()).is_some() {
+        if Block::inherent(block.cid()).is_some() {
             return Ok(());
         }
         self.bytes += block.len();

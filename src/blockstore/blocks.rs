@@ -105,7 +105,7 @@ impl Blocks {
     ///
     /// A disk that fails to read is counted and treated as a miss: the block is fetched again. Cancel safe.
     pub async fn lookup(&self, cid: &Cid) -> Result<Option<Hit>, StoreError> {
-        if let Some(block) = Block::from_identity(cid) {
+        if let Some(block) = Block::inherent(cid) {
             return Ok(Some(Hit { block, tier: Tier::Memory }));
         }
         if let Some(block) = self.memory.get(cid) {
@@ -126,13 +126,13 @@ impl Blocks {
 
     /// The block if it is in memory: no waiting, no disk.
     pub fn peek(&self, cid: &Cid) -> Option<Block> {
-        Block::from_identity(cid).or_else(|| self.memory.peek(cid))
+        Block::inherent(cid).or_else(|| self.memory.peek(cid))
     }
 
     /// Keeps a fetched block in the caches. Returns at once: memory takes it now, the disk cache later or, when its queue
     /// is full or it is out of order, never; what it does not take is counted.
     pub fn cache(&self, block: &Block) {
-        if Block::from_identity(block.cid()).is_some() {
+        if Block::inherent(block.cid()).is_some() {
             return;
         }
         let block = block.detached();
@@ -260,7 +260,7 @@ impl Blockstore for Blocks {
     }
 
     async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        if Block::from_identity(cid).is_some() || self.memory.contains(cid) {
+        if Block::inherent(cid).is_some() || self.memory.contains(cid) {
             return Ok(true);
         }
         Ok(self.durable.has(cid).await? || self.disk.as_ref().is_some_and(|disk| disk.contains(cid)))

@@ -109,7 +109,7 @@ impl DurableStore {
     /// The block, verified. A damaged copy is deleted and counted, and a read that the disk fails is counted; both are
     /// `None`, so that the block is fetched again.
     pub async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        if let Some(block) = Block::from_identity(cid) {
+        if let Some(block) = Block::inherent(cid) {
             return Ok(Some(block));
         }
         if self.inner.is_empty() {
@@ -123,7 +123,7 @@ impl DurableStore {
     }
 
     pub async fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        if Block::from_identity(cid).is_some() {
+        if Block::inherent(cid).is_some() {
             return Ok(true);
         }
         if self.inner.is_empty() {
@@ -184,12 +184,12 @@ impl DurableStore {
 
     /// Like [`DurableStore::get`], uncounted and on this thread.
     pub(super) fn get_blocking(&self, cid: &Cid) -> Option<Block> {
-        Block::from_identity(cid).or_else(|| self.inner.read(cid))
+        Block::inherent(cid).or_else(|| self.inner.read(cid))
     }
 
     /// Whether a file is there. Blocks the thread.
     pub(super) fn has_blocking(&self, cid: &Cid) -> bool {
-        Block::from_identity(cid).is_some() || self.inner.size_of(cid.hash()).is_some()
+        Block::inherent(cid).is_some() || self.inner.size_of(cid.hash()).is_some()
     }
 
     /// Deletes a block and says how large it was. Blocks the thread.

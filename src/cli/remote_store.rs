@@ -42,7 +42,7 @@ impl RemoteStore {
 #[async_trait]
 impl Blockstore for RemoteStore {
     async fn get(&self, cid: &Cid) -> Result<Option<Block>, StoreError> {
-        if let Some(block) = Block::from_identity(cid) {
+        if let Some(block) = Block::inherent(cid) {
             return Ok(Some(block));
         }
         match self.fetch(cid).await {

@@ -11,6 +11,12 @@ use super::cid::{Cid, CidError, MAX_IDENTITY_DIGEST, Multihash, check};
 /// The largest block that is sent, received or stored, in bytes (Bitswap specification, "block sizes").
 pub const MAX_BLOCK_SIZE: usize = 2 * 1024 * 1024;
 
+/// The sha2-256 of no bytes.
+const EMPTY_SHA2_256: [u8; 32] = [
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27, 0xae, 0x41, 0xe4,
+    0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+];
+
 /// Bytes together with the CID they were verified against.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Block {
@@ -71,12 +77,18 @@ impl Block {
         Ok(Self { cid: Cid::new_v1(codec, hash.digest(&data)?), data })
     }
 
-    /// The block that an identity CID carries within itself; `None` for any other CID.
-    pub fn from_identity(cid: &Cid) -> Option<Self> {
-        if cid.hash().code() != u64::from(HashCode::Identity) || check(cid).is_err() {
-            return None;
-        }
-        Some(Self { cid: *cid, data: Bytes::copy_from_slice(cid.hash().digest()) })
+    /// The block that a CID alone determines: that of an identity CID, and the empty block. `None` for any other CID.
+    ///
+    /// Nobody need be asked for the empty block, and nobody can be: Kubo's Bitswap server takes its size of 0 for absence.
+    pub fn inherent(cid: &Cid) -> Option<Self> {
+        let hash = cid.hash();
+        let data = match hash.code() {
+            0x00 => Bytes::copy_from_slice(hash.digest()),
+            0x12 if hash.digest() == EMPTY_SHA2_256 => Bytes::new(),
+            0x12 => return None,
+            _ => Bytes::new(),
+        };
+        Self::verify(*cid, data).ok()
     }
 
     /// The same bytes under another CID with the same multihash (CIDv0 against v1, another codec).
@@ -189,7 +201,17 @@ mod tests {
     #[test]
     fn an_identity_cid_carries_its_own_block() {
         let cid = crate::ipld::cid::parse("bafkqabtimvwgy3yk").unwrap();
-        assert_eq!(Block::from_identity(&cid).unwrap().data(), &Bytes::from_static(b"hello\n"));
+        assert_eq!(Block::inherent(&cid).unwrap().data(), &Bytes::from_static(b"hello\n"));
+    }
+
+    #[test]
+    fn the_empty_block_needs_no_peer_whatever_its_hash() {
+        for hash in [HashCode::Sha2_256, HashCode::Sha2_512, HashCode::Sha3_256, HashCode::Blake2b256, HashCode::Blake3] {
+            let empty = Block::encode(0x55, hash, Bytes::new()).unwrap();
+            assert_eq!(Block::inherent(empty.cid()), Some(empty.clone()), "{hash:?}");
+            let other = Block::encode(0x55, hash, Bytes::from_static(b"x")).unwrap();
+            assert_eq!(Block::inherent(other.cid()), None, "{hash:?}");
+        }
     }
 
     #[test]

@@ -146,7 +146,7 @@ impl Session {
     /// Cancel safe: dropping the future takes the want back unless somebody else waits for it.
     pub async fn fetch(&self, cid: &Cid) -> Result<Block, FetchError> {
         let Handle { core, shared, .. } = &*self.handle;
-        if let Some(block) = Block::from_identity(cid) {
+        if let Some(block) = Block::inherent(cid) {
             return Ok(block);
         }
         HashCode::try_from(cid.hash().code()).map_err(|error| FetchError::Unsupported { cid: *cid, error })?;

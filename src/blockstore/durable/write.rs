@@ -33,7 +33,7 @@ enum Ready {
 pub(super) async fn put(inner: &Arc<Inner>, mut blocks: Vec<Block>) -> Result<(), StoreError> {
     let mut seen: HashSet<Multihash> = HashSet::with_capacity(blocks.len());
     // A block that lies in its own CID needs no place.
-    blocks.retain(|block| Block::from_identity(block.cid()).is_none() && seen.insert(*block.cid().hash()));
+    blocks.retain(|block| Block::inherent(block.cid()).is_none() && seen.insert(*block.cid().hash()));
     if blocks.is_empty() {
         return Ok(());
     }
