@@ -240,9 +240,16 @@ fn fetched() -> RetrievalRecord {
     }
 }
 
+struct Tag {
+    name: String,
+    attributes: Vec<(String, String)>,
+    /// What is inside, of `script` and `style`.
+    text: String,
+}
+
 /// Every tag of a page with its attributes, and the text inside each `script` and `style`. Enough of a parser to hold
 /// that nothing runs inline; quoting is that of our own templates.
-fn tags(html: &str) -> Vec<(String, Vec<(String, String)>, String)> {
+fn tags(html: &str) -> Vec<Tag> {
     let mut found = Vec::new();
     let mut rest = html;
     while let Some(at) = rest.find('<') {
@@ -293,13 +300,13 @@ fn tags(html: &str) -> Vec<(String, Vec<(String, String)>, String)> {
             let close = rest.find(&format!("</{name}")).expect("it is closed");
             text = rest[..close].to_owned();
         }
-        found.push((name, attributes, text));
+        found.push(Tag { name, attributes, text });
     }
     found
 }
 
 fn assert_nothing_runs_inline(path: &str, html: &str) {
-    for (name, attributes, text) in tags(html) {
+    for Tag { name, attributes, text } in tags(html) {
         assert_ne!(name, "style", "{path}");
         assert!(text.trim().is_empty(), "{path}: inline {name}: {text}");
         for (key, value) in attributes {
