@@ -72,15 +72,22 @@ impl Access {
         if allowed || self.inner.hosts.contains(&name) {
             return Ok(());
         }
-        let detail = "the name in the Host header is not one of this listener's; add it to the admin hosts if it is yours";
+        let detail =
+            "the name in the Host header is not one of this listener's; add it to the admin hosts if it is yours";
         Err(Problem::host(detail))
     }
 
     fn check_token(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let Some(given) = credentials(headers) else {
-            return Err(Problem::unauthorized("send Authorization: Bearer TOKEN (DATA_DIR/api or --admin-token-file has it)"));
+            return Err(Problem::unauthorized(
+                "send Authorization: Bearer TOKEN (DATA_DIR/api or --admin-token-file has it)",
+            ));
         };
-        if (self.inner.is_admin_token)(&given) { Ok(()) } else { Err(Problem::unauthorized("this is not the admin token")) }
+        if (self.inner.is_admin_token)(&given) {
+            Ok(())
+        } else {
+            Err(Problem::unauthorized("this is not the admin token"))
+        }
     }
 }
 

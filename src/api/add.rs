@@ -177,7 +177,8 @@ impl Adding<'_> {
     {
         let body = std::pin::pin!(body.map_err(Into::into));
         let reader = StreamReader::new(body);
-        let added = import::add_stream(&*self.state.blocks, self.guard, reader, &self.profile, &mut import::quiet).await;
+        let added =
+            import::add_stream(&*self.state.blocks, self.guard, reader, &self.profile, &mut import::quiet).await;
         let added = added.map_err(import_problem)?;
         self.sum.size += added.size;
         self.sum.blocks += added.blocks;
@@ -220,7 +221,8 @@ impl Adding<'_> {
             }
             target.extend_from_slice(&chunk);
         }
-        let target = String::from_utf8(target).map_err(|_| Problem::unprocessable("a symlink's target is not UTF-8"))?;
+        let target =
+            String::from_utf8(target).map_err(|_| Problem::unprocessable("a symlink's target is not UTF-8"))?;
         let (block, built) = builder::symlink(&self.profile, &target).map_err(|error| build_problem(&error))?;
         self.state.blocks.put(vec![block]).await?;
         self.sum.blocks += 1;

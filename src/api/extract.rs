@@ -48,14 +48,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Known {
     }
 }
 
-
 /// JSON with a strong ETag of its bytes; 304 when the client has them.
 pub fn tagged(known: &Known, value: &impl Serialize) -> Result<Response, Problem> {
-    let body = serde_json::to_vec(value).map_err(|error| Problem::internal(format!("the answer cannot be written: {error}")))?;
+    let body = serde_json::to_vec(value)
+        .map_err(|error| Problem::internal(format!("the answer cannot be written: {error}")))?;
     let hash = hex::encode(&Code::Blake3_256.digest(&body).digest()[..12]);
-    let etag = HeaderValue::from_str(&format!("\"{hash}\"")).map_err(|_| Problem::internal("the etag cannot be written"))?;
+    let etag =
+        HeaderValue::from_str(&format!("\"{hash}\"")).map_err(|_| Problem::internal("the etag cannot be written"))?;
     let has = known.0.as_ref().and_then(|value| value.to_str().ok()).is_some_and(|list| {
-        list.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == etag.as_bytes())
+        list.split(',')
+            .map(str::trim)
+            .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == etag.as_bytes())
     });
     let mut headers = HeaderMap::new();
     headers.insert(ETAG, etag);

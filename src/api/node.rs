@@ -61,9 +61,35 @@ struct Stats {
     store: blockstore::Stats,
     retriever: RetrieverStats,
     peers: Peers,
-    database: Option<DbState>,
+    database: Option<DatabaseState>,
     /// By name; tasks that run now, ended, panicked.
     workers: BTreeMap<&'static str, Worker>,
+}
+
+#[derive(Serialize)]
+struct DatabaseState {
+    state: &'static str,
+    since_us: u64,
+    backend: Option<&'static str>,
+    /// Why it is down.
+    reason: Option<String>,
+}
+
+impl From<DbState> for DatabaseState {
+    fn from(state: DbState) -> Self {
+        match state {
+            DbState::Up { since, backend } => {
+                Self { state: "up", since_us: micros(since), backend: Some(backend), reason: None }
+            }
+            DbState::Down { reason, since } => {
+                Self { state: "down", since_us: micros(since), backend: None, reason: Some(reason) }
+            }
+        }
+    }
+}
+
+fn micros(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
 #[derive(Serialize)]
@@ -129,7 +155,7 @@ pub async fn stats(Extract(state): Extract<State>) -> Response {
             exchange: peers.0.iter().filter(|peer| peer.exchange).count(),
             dht_routing: peers.1,
         },
-        database: state.db.as_ref().map(|db| db.state()),
+        database: state.db.as_ref().map(|db| DatabaseState::from(db.state())),
         workers,
     };
     fresh(StatusCode::OK, stats)
@@ -199,10 +225,7 @@ pub async fn peers(Extract(state): Extract<State>, Query(asked): Query<PeersAske
                 addrs: peer.addrs.iter().map(ToString::to_string).collect(),
                 protocols: peer.protocols,
                 exchange: peer.exchange,
-                connected_since_us: peer
-                    .connected_since
-                    .duration_since(UNIX_EPOCH)
-                    .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX)),
+                connected_since_us: micros(peer.connected_since),
                 rtt_ms: known.and_then(|known| known.rtt).or(peer.rtt).map(ms),
                 rate_bps: known.and_then(|known| known.rate.or(known.max_rate)),
                 bytes_in: peer.bytes_in,
@@ -227,7 +250,10 @@ pub struct AnalyticsAsked {
     window_s: Option<u64>,
 }
 
-pub async fn analytics(Extract(state): Extract<State>, Query(asked): Query<AnalyticsAsked>) -> Result<Response, Problem> {
+pub async fn analytics(
+    Extract(state): Extract<State>,
+    Query(asked): Query<AnalyticsAsked>,
+) -> Result<Response, Problem> {
     let seconds = asked.window_s.unwrap_or(DEFAULT_WINDOW_S);
     if seconds == 0 || seconds > MAX_WINDOW_S {
         return Err(Problem::bad_request(format!("window_s is 1 to {MAX_WINDOW_S}")));

@@ -95,7 +95,12 @@ impl Problem {
     }
 
     pub fn media_type(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "This content type is not taken", detail)
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported-media-type",
+            "This content type is not taken",
+            detail,
+        )
     }
 
     pub fn unprocessable(detail: impl Into<Cow<'static, str>>) -> Self {
@@ -157,9 +162,12 @@ impl IntoResponse for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
-            StoreError::Full { .. } | StoreError::ReadOnly { .. } => {
-                Self::new(StatusCode::INSUFFICIENT_STORAGE, "insufficient-storage", "The local store cannot be written", error.to_string())
-            }
+            StoreError::Full { .. } | StoreError::ReadOnly { .. } => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "insufficient-storage",
+                "The local store cannot be written",
+                error.to_string(),
+            ),
             StoreError::Busy { .. } => Self::conflict(error.to_string()),
             StoreError::Closed | StoreError::Locked { .. } => Self::unavailable(error.to_string()),
             StoreError::Io { .. } | StoreError::Pins(_) => {

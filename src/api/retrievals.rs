@@ -76,6 +76,8 @@ pub async fn one(
     let id = path?.0;
     match database(&state)?.retrieval(RetrievalId(id)).await? {
         Some(detail) => tagged(&known, &detail),
-        None => Err(Problem::not_found(format!("no retrieval {id} is in the database (yet: rows are written within seconds)"))),
+        None => Err(Problem::not_found(format!(
+            "no retrieval {id} is in the database (yet: rows are written within seconds)"
+        ))),
     }
 }

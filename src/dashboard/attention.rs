@@ -65,7 +65,9 @@ pub fn needs(database: Option<&DbState>, node: &NodeSnapshot, overview: Option<&
         needs.push(Need { level, title, text: text.to_owned(), command: command.map(str::to_owned) });
     };
     if let Some(DbState::Down { reason, .. }) = database {
-        let text = format!("{reason}. Content is served all the same; records wait up to a bound, then are counted and dropped. It is tried again by itself: check the path or URL of --database and the disk.");
+        let text = format!(
+            "{reason}. Content is served all the same; records wait up to a bound, then are counted and dropped. It is tried again by itself: check the path or URL of --database and the disk."
+        );
         add(Level::Serious, "The metrics database is down.".to_owned(), &text, None);
     }
     if let Some(problem) = &node.store_problem {
@@ -73,14 +75,24 @@ pub fn needs(database: Option<&DbState>, node: &NodeSnapshot, overview: Option<&
         add(Level::Serious, "The local store cannot be written.".to_owned(), &text, Some("tidegate gc"));
     }
     if node.offline {
-        add(Level::Notice, "Running offline.".to_owned(), "Only local content is served. Start without --offline to fetch from peers.", None);
+        add(
+            Level::Notice,
+            "Running offline.".to_owned(),
+            "Only local content is served. Start without --offline to fetch from peers.",
+            None,
+        );
     } else {
         if node.peers == 0 {
             let text = "Nothing that is not here already can be fetched. Name a peer with --peer, or check that --bootstrap is not none and outgoing connections are allowed.";
             add(Level::Serious, "No peer is connected.".to_owned(), text, None);
         } else if node.exchange_peers == 0 {
             let title = format!("None of {} connected peers speaks Bitswap yet.", count(node.peers as u64));
-            add(Level::Warning, title, "Blocks come from peers that speak it, or from HTTP providers. Name one with --peer.", None);
+            add(
+                Level::Warning,
+                title,
+                "Blocks come from peers that speak it, or from HTTP providers. Name one with --peer.",
+                None,
+            );
         }
         if node.routers.is_empty() {
             let text = "Only connected peers are asked who has a CID. Leave the DHT on, or name a delegated router with --router URL.";
@@ -126,7 +138,8 @@ fn explain(warning: &str) -> (String, String, Option<String>) {
     if let Some(rest) = warning.strip_prefix("net.core.rmem_default is ") {
         let number = rest.split(' ').next().and_then(|text| text.parse::<u64>().ok());
         if let Some(bytes) = number {
-            let command = warning.rsplit_once("(sysctl").map(|(_, tail)| format!("sysctl{}", tail.trim_end_matches(')')));
+            let command =
+                warning.rsplit_once("(sysctl").map(|(_, tail)| format!("sysctl{}", tail.trim_end_matches(')')));
             let size = crate::units::ByteSize(bytes).human();
             let text = "QUIC from distant peers is slowed by it: packets are dropped before they are read.";
             return (format!("The UDP receive buffer is {size}."), text.to_owned(), command);

@@ -126,10 +126,12 @@ pub fn dot_plot(rows: &[(String, Span, Span)]) -> Option<DotPlot> {
             }
         }
     }
-    let dot = |name: &str, span: Span, right: bool| {
+    // Labels stand outside of both intervals, which may overlap.
+    let dot = |name: &str, span: Span, other: Span, right: bool| {
         let (low, high) = (x(span.low), x(span.high));
+        let (left_end, right_end) = (low.min(x(other.low)), high.max(x(other.high)));
         let text = format!("{name} {}", filters::cell(filters::ms(Some(span.median))));
-        let (text_x, anchor) = if right { (px(high + 12.0), "start") } else { (px(low - 12.0), "end") };
+        let (text_x, anchor) = if right { (px(right_end + 12.0), "start") } else { (px(left_end - 12.0), "end") };
         Dot { x: x(span.median), low, high, text, text_x, anchor }
     };
     let rows = rows
@@ -140,8 +142,8 @@ pub fn dot_plot(rows: &[(String, Span, Span)]) -> Option<DotPlot> {
             DotRow {
                 label: label.clone(),
                 y: ROW * i as i32 + 30,
-                standard: dot("standard", *standard, slower),
-                optimized: dot("optimised", *optimized, !slower),
+                standard: dot("standard", *standard, *optimized, slower),
+                optimized: dot("optimised", *optimized, *standard, !slower),
             }
         })
         .collect();

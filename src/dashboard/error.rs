@@ -22,7 +22,8 @@ pub fn html(status: StatusCode, template: &impl Template) -> Response {
         Ok(text) => (status, Html(text)).into_response(),
         Err(error) => {
             tracing::error!(%error, "a page could not be rendered");
-            (StatusCode::INTERNAL_SERVER_ERROR, "the page could not be rendered; the log has the reason").into_response()
+            (StatusCode::INTERNAL_SERVER_ERROR, "the page could not be rendered; the log has the reason")
+                .into_response()
         }
     }
 }

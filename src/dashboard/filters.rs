@@ -102,6 +102,11 @@ pub fn cell(quantity: Option<Quantity>) -> String {
     quantity.map_or_else(|| NONE.to_owned(), |q| q.to_string())
 }
 
+/// The same with no-break spaces, so that a unit is not parted from its number at the end of a line.
+pub fn unbroken(text: &str) -> String {
+    text.replace(' ', "\u{a0}")
+}
+
 /// `bafybeig6ka…cijp3i`: the middle left out of a CID or peer id; the whole stands in the title.
 pub fn short(text: &str) -> String {
     shorten(text, 11, 6)
@@ -195,10 +200,7 @@ mod tests {
 
     #[test]
     fn long_names_lose_their_middle_and_hidden_characters_show() {
-        assert_eq!(
-            short("bafybeig6ka5mlwkj7rj5lxvzbdqcyoahbh3jm2v5ulwhnmgmhca27cijp3i").chars().count(),
-            18
-        );
+        assert_eq!(short("bafybeig6ka5mlwkj7rj5lxvzbdqcyoahbh3jm2v5ulwhnmgmhca27cijp3i").chars().count(), 18);
         assert_eq!(short("bafkqaaa"), "bafkqaaa");
         assert_eq!(tame("a\u{202e}b\r\n", 20), "a\\u{202e}b\\u{d}\\u{a}");
     }

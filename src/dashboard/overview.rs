@@ -9,7 +9,7 @@ use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
 
 use super::attention::{self, Need};
-use super::chart::{self, DotPlot, Sparkline, Span};
+use super::chart::{self, DotPlot, Span, Sparkline};
 use super::filters::{self, NO_DATA, NONE, Quantity, cell, count, ms, percent, share};
 use super::page::Page;
 use super::retrievals::RowView;
@@ -150,14 +150,15 @@ fn view(
         comparison: comparison(seen.as_ref(), state),
         needs_count: if open == 0 { "all is well".to_owned() } else { format!("{open} now") },
         needs,
-        tiers: seen.as_ref().map_or_else(
-            || Tiers { meta: "last 24 hours".to_owned(), rows: Vec::new() },
-            |seen| tiers(&seen.cache),
-        ),
+        tiers: seen
+            .as_ref()
+            .map_or_else(|| Tiers { meta: "last 24 hours".to_owned(), rows: Vec::new() }, |seen| tiers(&seen.cache)),
         latest: rows.iter().map(|row| RowView::new(row, now)).collect(),
         latest_empty: match &latest {
             Ok(_) => "No retrieval yet. Fetch something through the gateway:".to_owned(),
-            Err(_) => "The list is in the metrics database, which is not available now. Fetches work all the same:".to_owned(),
+            Err(_) => {
+                "The list is in the metrics database, which is not available now. Fetches work all the same:".to_owned()
+            }
         },
         example: super::example(&state.gateway),
         database_down,
@@ -187,7 +188,10 @@ fn summary(seen: Option<&Overview>) -> String {
 fn figures(seen: Option<&Overview>, node: &NodeSnapshot) -> Vec<Figure> {
     let spark = |label: &str, value: fn(&queries::MinutePoint) -> Option<f64>| {
         let values: Vec<Option<f64>> = seen?.minutes.iter().map(value).collect();
-        chart::sparkline(format!("{label}, by the minute over the last hour; the table below holds the numbers"), &values)
+        chart::sparkline(
+            format!("{label}, by the minute over the last hour; the table below holds the numbers"),
+            &values,
+        )
     };
     let busy = |value: Option<f64>, n: u64| value.filter(|_| n > 0);
     let mut figures = Vec::new();
@@ -199,7 +203,13 @@ fn figures(seen: Option<&Overview>, node: &NodeSnapshot) -> Vec<Figure> {
         spark: spark("Requests", |m| Some(m.requests as f64)).filter(|_| requests > 0),
         note: seen.and_then(|seen| seen.peak).map_or_else(
             || "none in the last hour".to_owned(),
-            |peak| format!("peak {}/s at {} UTC", rate(peak.requests_per_second), filters::clock(filters::from_us(peak.at_us))),
+            |peak| {
+                format!(
+                    "peak {}/s at {} UTC",
+                    rate(peak.requests_per_second),
+                    filters::clock(filters::from_us(peak.at_us))
+                )
+            },
         ),
     });
     figures.push(Figure {
@@ -207,7 +217,10 @@ fn figures(seen: Option<&Overview>, node: &NodeSnapshot) -> Vec<Figure> {
         label: "Time to first byte, p50",
         value: seen.and_then(|seen| ms(seen.ttfb_p50_ms)),
         spark: spark("Time to first byte, median", |m| m.ttfb_p50_ms),
-        note: format!("p95 {}", seen.and_then(|seen| ms(seen.ttfb_p95_ms)).map_or(NO_DATA.to_owned(), |q| q.to_string())),
+        note: format!(
+            "p95 {}",
+            seen.and_then(|seen| ms(seen.ttfb_p95_ms)).map_or(NO_DATA.to_owned(), |q| q.to_string())
+        ),
     });
     figures.push(Figure {
         key: "served",
@@ -232,7 +245,10 @@ fn figures(seen: Option<&Overview>, node: &NodeSnapshot) -> Vec<Figure> {
         label: "Peers connected",
         value: Some(peers),
         spark: spark("Peers connected", |m| m.peers.map(|n| n as f64)),
-        note: format!("{} of them speak Bitswap", count(node.exchange_peers as u64)),
+        note: match node.exchange_peers {
+            1 => "1 speaks Bitswap".to_owned(),
+            n => format!("{} speak Bitswap", count(n as u64)),
+        },
     });
     figures.push(Figure {
         key: "failed",
@@ -245,7 +261,13 @@ fn figures(seen: Option<&Overview>, node: &NodeSnapshot) -> Vec<Figure> {
 }
 
 fn rate(per_second: f64) -> String {
-    if per_second >= 10.0 { format!("{per_second:.0}") } else if per_second >= 0.1 { format!("{per_second:.1}") } else { format!("{per_second:.2}") }
+    if per_second >= 10.0 {
+        format!("{per_second:.0}")
+    } else if per_second >= 0.1 {
+        format!("{per_second:.1}")
+    } else {
+        format!("{per_second:.2}")
+    }
 }
 
 fn hits_note(cache: &queries::CacheHits) -> String {
@@ -255,8 +277,14 @@ fn hits_note(cache: &queries::CacheHits) -> String {
         return "no request needed a block".to_owned();
     }
     let bytes = cache.hit_ratio_bytes.map_or(NO_DATA.to_owned(), |ratio| percent(ratio).to_string());
-    let part = |n| cell(share(n, all));
-    format!("memory {}, disk {}, store {}; by bytes {bytes}", part(by.memory), part(by.disk), part(by.store))
+    let tiers = [("memory", by.memory), ("disk", by.disk), ("store", by.store)];
+    let hits: Vec<String> = tiers
+        .iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(name, n)| format!("{name} {}", filters::unbroken(&cell(share(*n, all)))))
+        .collect();
+    let hits = if hits.is_empty() { "none".to_owned() } else { hits.join(", ") };
+    format!("{hits}; by bytes {}", filters::unbroken(&bytes))
 }
 
 fn failed_note(outcomes: &queries::Outcomes, failed: u64) -> String {
@@ -270,7 +298,8 @@ fn failed_note(outcomes: &queries::Outcomes, failed: u64) -> String {
         (outcomes.truncated, "broke off"),
         (outcomes.denied, "denied"),
     ];
-    let named: Vec<String> = kinds.iter().filter(|(n, _)| *n > 0).map(|(n, name)| format!("{} {name}", count(*n))).collect();
+    let named: Vec<String> =
+        kinds.iter().filter(|(n, _)| *n > 0).map(|(n, name)| format!("{} {name}", count(*n))).collect();
     named.join(", ")
 }
 
@@ -304,7 +333,11 @@ fn comparison(seen: Option<&Overview>, state: &State) -> ComparisonView {
         })
         .collect();
     let interval = |i: queries::Interval| format!("({}–{})", plain(i.low), plain(i.high));
-    let percents = |i: queries::Interval| format!("({:.0}–{:.0} %)", i.low * 100.0, i.high * 100.0);
+    let percents = |i: queries::Interval| format!("({} to {} %)", signed(i.low), signed(i.high));
+    // An interval on both sides of zero says nothing about which is faster.
+    let faster = |i: queries::Interval| {
+        if i.low <= 0.0 && i.high >= 0.0 { "no clear difference".to_owned() } else { format!("{} %", signed(i.median)) }
+    };
     let time = |i: queries::Interval| cell(ms(Some(i.median)));
     let rows = classes
         .iter()
@@ -317,7 +350,7 @@ fn comparison(seen: Option<&Overview>, state: &State) -> ComparisonView {
                 standard_interval: text(&|v| interval(v.standard)),
                 optimized: v.map_or_else(|| NONE.to_owned(), |v| time(v.optimized)),
                 optimized_interval: text(&|v| interval(v.optimized)),
-                faster: v.map_or_else(|| "not enough data".to_owned(), |v| percent(v.faster_by.median).to_string()),
+                faster: v.map_or_else(|| "not enough data".to_owned(), |v| faster(v.faster_by)),
                 faster_interval: text(&|v| percents(v.faster_by)),
                 pairs: count(class.pairs as u64),
                 n: format!("{} / {}", count(class.n_standard as u64), count(class.n_optimized as u64)),
@@ -335,12 +368,19 @@ fn comparison(seen: Option<&Overview>, state: &State) -> ComparisonView {
         (_, false) => "A verdict needs 20 pairs of cold, complete retrievals of one size class, one by each policy. Let a share of them run the standard policy:".to_owned(),
     });
     ComparisonView {
-        method: format!("median transfer time with 95 % interval, same size class and number of providers, live traffic; {compared}"),
+        method: format!(
+            "median transfer time with 95 % interval, same size class and number of providers, live traffic; {compared}"
+        ),
         chart: chart::dot_plot(&judged),
         rows,
         empty,
         command: "tidegate serve --compare-share 0.05".to_owned(),
     }
+}
+
+/// A fraction as whole per cent with a true minus sign.
+fn signed(fraction: f64) -> String {
+    format!("{:.0}", fraction * 100.0).replace("-0", "0").replace('-', "−")
 }
 
 /// Milliseconds without a unit, for an interval beside its median.

@@ -73,7 +73,12 @@ struct Fact {
 pub async fn page(Extract(state): Extract<State>, Path(id): Path<String>) -> Response {
     let Ok(id) = id.parse::<i64>() else {
         let text = format!("{} is not the id of a retrieval.", filters::tame(&id, 60));
-        return error::error(StatusCode::NOT_FOUND, "Not found", text, "Ids are numbers: the header Tidegate-Retrieval of an answer has one.");
+        return error::error(
+            StatusCode::NOT_FOUND,
+            "Not found",
+            text,
+            "Ids are numbers: the header Tidegate-Retrieval of an answer has one.",
+        );
     };
     match read(&state, RetrievalId(id)).await {
         Ok(Some(detail)) => {
@@ -82,7 +87,8 @@ pub async fn page(Extract(state): Extract<State>, Path(id): Path<String>) -> Res
             error::html(StatusCode::OK, &RetrievalPage { page, view })
         }
         Ok(None) => {
-            let next = "Rows are written within a second or two of the end of a retrieval and kept for 7 days by default.";
+            let next =
+                "Rows are written within a second or two of the end of a retrieval and kept for 7 days by default.";
             error::error(StatusCode::NOT_FOUND, "Not found", format!("No retrieval {id} is in the database."), next)
         }
         Err(problem) => {
@@ -178,7 +184,11 @@ fn attempt_view(attempt: &AttemptRow, total: i64) -> AttemptView {
         first_byte: cell(ms(attempt.first_byte_ms)),
         blocks: count(u64::try_from(attempt.blocks).unwrap_or_default()),
         bytes: format!("{bytes}{}", part.unwrap_or_default()),
-        duplicate: if attempt.duplicate_bytes > 0 { filters::bytes(attempt.duplicate_bytes as u64).to_string() } else { NONE.to_owned() },
+        duplicate: if attempt.duplicate_bytes > 0 {
+            filters::bytes(attempt.duplicate_bytes as u64).to_string()
+        } else {
+            NONE.to_owned()
+        },
         rate: cell(filters::rate(attempt.max_rate_bps)),
         rtt: cell(ms(attempt.min_rtt_ms)),
         outcome: attempt.outcome.replace('_', " "),

@@ -81,7 +81,11 @@ impl RowView {
             short: filters::short(&row.cid),
             rest: filters::tame(rest(&row.path), 28),
             path,
-            bytes: if bytes > 0 || row.outcome == Outcome::Complete.as_str() { filters::bytes(bytes).to_string() } else { NONE.to_owned() },
+            bytes: if bytes > 0 || row.outcome == Outcome::Complete.as_str() {
+                filters::bytes(bytes).to_string()
+            } else {
+                NONE.to_owned()
+            },
             bytes_exact: format!("{} bytes", filters::count(bytes)),
             time: cell(ms(Some(row.load_time_ms))),
             ttfb: cell(ms(row.ttfb_ms)),
@@ -175,7 +179,11 @@ pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>) ->
     error::html(status, &RetrievalsPage { page: Page::new("Retrievals", "/retrievals"), view })
 }
 
-async fn list(state: &State, filter: &RetrievalFilter, cursor: Option<i64>) -> Result<queries::Page<RetrievalRow>, Unread> {
+async fn list(
+    state: &State,
+    filter: &RetrievalFilter,
+    cursor: Option<i64>,
+) -> Result<queries::Page<RetrievalRow>, Unread> {
     Ok(state.database()?.retrievals(filter, cursor, PER_PAGE).await?)
 }
 
@@ -208,7 +216,8 @@ fn filter(asked: &Asked) -> Result<(RetrievalFilter, Option<i64>), Problem> {
 /// The same filter at another place of the list.
 fn link(path: &str, asked: &Asked, cursor: Option<i64>) -> String {
     let cursor = cursor.map(|cursor| cursor.to_string()).unwrap_or_default();
-    let parts = [("cid", asked.cid.trim()), ("outcome", &asked.outcome), ("policy", &asked.policy), ("cursor", &cursor)];
+    let parts =
+        [("cid", asked.cid.trim()), ("outcome", &asked.outcome), ("policy", &asked.policy), ("cursor", &cursor)];
     let query: Vec<String> = parts
         .iter()
         .filter(|(_, value)| !value.is_empty())
@@ -236,7 +245,8 @@ mod tests {
 
     #[test]
     fn a_filter_takes_any_spelling_of_a_cid_and_refuses_nonsense() {
-        let asked = Asked { cid: " /ipfs/QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn/x ".into(), ..Asked::default() };
+        let asked =
+            Asked { cid: " /ipfs/QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn/x ".into(), ..Asked::default() };
         let (filter, _) = filter(&asked).ok().unwrap();
         assert!(filter.cid.unwrap().starts_with("bafybei"));
         assert!(super::filter(&Asked { cid: "nonsense".into(), ..Asked::default() }).is_err());

@@ -8,6 +8,9 @@ use crate::record::{EventKind, Outcome};
 
 /// A share of all bytes from which one peer is named.
 const DOMINANT: f64 = 0.5;
+/// A silence is told from this length in milliseconds and this share of the whole on.
+const WORTH_SILENCE_MS: f64 = 200.0;
+const SILENT_SHARE: f64 = 0.25;
 /// Waits under this are not worth a word, in milliseconds.
 const WORTH_MS: f64 = 1.0;
 
@@ -57,7 +60,9 @@ pub fn verdict(detail: &Detail) -> Vec<Piece> {
     }
     s.say("Took ").stress(took);
     if let Some(score) = row.optimization_score.filter(|score| *score > 0.0 && score.is_finite()) {
-        s.say(format!(", {:.2} × what the providers found allow", 1.0 / score));
+        let times = 1.0 / score;
+        let digits = if times < 9.995 { 2 } else { 0 };
+        s.say(format!(", {times:.digits$} × what the providers found allow"));
     }
     s.say(".");
     let mut waits = Vec::new();
@@ -76,6 +81,7 @@ pub fn verdict(detail: &Detail) -> Vec<Piece> {
     }
     shares(&mut s, detail);
     stalls(&mut s, detail);
+    silence(&mut s, detail);
     if row.network_efficiency.is_some_and(|share| share < 0.95) {
         let wasted = filters::bytes(u64::try_from(row.duplicate_bytes).unwrap_or_default());
         s.say(" ").stress(wasted.to_string()).say(" arrived twice.");
@@ -94,7 +100,8 @@ fn failed(s: &mut Sentence, detail: &Detail, outcome: Option<Outcome>, took: &st
         let found = number(row.providers_found, "provider was found", "providers were found");
         s.say(format!(": {found}, {} asked.", row.providers_attempted));
     };
-    let phase = row.phase.as_deref().map(|phase| format!(" in the phase “{}”", filters::tame(phase, 20))).unwrap_or_default();
+    let phase =
+        row.phase.as_deref().map(|phase| format!(" in the phase “{}”", filters::tame(phase, 20))).unwrap_or_default();
     let why = row.error_kind.as_deref().map(|kind| format!(" ({})", filters::tame(kind, 80))).unwrap_or_default();
     match outcome {
         Some(Outcome::NotFound) => {
@@ -136,9 +143,21 @@ fn shares(s: &mut Sentence, detail: &Detail) {
     if most.bytes == total {
         s.say(format!(" Everything came from one peer, {name}{speed}."));
     } else if part >= DOMINANT {
-        s.say(" ").stress(percent(part).to_string()).say(format!(" came from one of {} peers, {name}{speed}.", detail.row.peer_count));
+        s.say(" ")
+            .stress(percent(part).to_string())
+            .say(format!(" came from one of {} peers, {name}{speed}.", detail.row.peer_count));
     } else {
         s.say(format!(" {} peers delivered, none more than {}.", detail.row.peer_count, percent(part)));
+    }
+}
+
+/// The longest time between two blocks, of any peers, when it is a large part of the whole.
+fn silence(s: &mut Sentence, detail: &Detail) {
+    let blocks = detail.events.iter().filter(|event| kind(event) == Some(EventKind::BlockReceived));
+    let times: Vec<i64> = blocks.map(|event| event.at_us).collect();
+    let longest = times.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 1e3).fold(0.0_f64, f64::max);
+    if longest >= WORTH_SILENCE_MS && longest >= SILENT_SHARE * detail.row.load_time_ms {
+        s.say(" For ").stress(cell(ms(Some(longest)))).say(" no block arrived from anybody.");
     }
 }
 
@@ -162,7 +181,8 @@ fn stalls(s: &mut Sentence, detail: &Detail) {
             _ => {}
         }
     }
-    let stalled: Vec<&str> = detail.attempts.iter().filter(|a| a.outcome == "stalled").map(|a| a.peer_id.as_str()).collect();
+    let stalled: Vec<&str> =
+        detail.attempts.iter().filter(|a| a.outcome == "stalled").map(|a| a.peer_id.as_str()).collect();
     if lost.is_empty() {
         match stalled[..] {
             [] => {}
@@ -176,7 +196,9 @@ fn stalls(s: &mut Sentence, detail: &Detail) {
         return;
     }
     if let Some((peer, time)) = lost.iter().max_by_key(|(_, time)| *time) {
-        s.say(" ").stress(cell(ms(Some(*time as f64 / 1e3)))).say(format!(" passed before {} was found to have stalled", filters::short(peer)));
+        s.say(" ")
+            .stress(cell(ms(Some(*time as f64 / 1e3))))
+            .say(format!(" passed before {} was found to have stalled", filters::short(peer)));
         if lost.len() > 1 {
             s.say(format!(", one of {} stalls", lost.len()));
         }

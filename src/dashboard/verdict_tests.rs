@@ -84,11 +84,17 @@ fn waits_that_were_not_measured_are_not_mentioned() {
     let mut fetched = detail(vec![], vec![attempt("peer-a", 1000, "delivered")]);
     fetched.row.routing_ms = None;
     fetched.row.optimization_score = None;
-    assert_eq!(text(&fetched), "Took 500 ms. Waited 40 ms to connect. Everything came from one peer, peer-a at up to 40 Mbit/s.");
+    assert_eq!(
+        text(&fetched),
+        "Took 500 ms. Waited 40 ms to connect. Everything came from one peer, peer-a at up to 40 Mbit/s."
+    );
     fetched.row.connect_ms = None;
     assert_eq!(text(&fetched), "Took 500 ms. Everything came from one peer, peer-a at up to 40 Mbit/s.");
     fetched.row.routing_ms = Some(30.0);
-    assert_eq!(text(&fetched), "Took 500 ms. Waited 30 ms until a provider was known. Everything came from one peer, peer-a at up to 40 Mbit/s.");
+    assert_eq!(
+        text(&fetched),
+        "Took 500 ms. Waited 30 ms until a provider was known. Everything came from one peer, peer-a at up to 40 Mbit/s."
+    );
 }
 
 #[test]
@@ -111,7 +117,10 @@ fn failures_name_the_time_the_phase_and_who_was_tried() {
     let mut slow = detail(vec![], vec![attempt("peer-a", 0, "stalled")]);
     slow.row.outcome = "timeout".into();
     slow.row.phase = Some("fetch".into());
-    assert_eq!(text(&slow), "Gave up after 500 ms without progress in the phase “fetch”: 2 providers were found, 2 asked. peer-a stalled.");
+    assert_eq!(
+        text(&slow),
+        "Gave up after 500 ms without progress in the phase “fetch”: 2 providers were found, 2 asked. peer-a stalled."
+    );
 }
 
 #[test]
@@ -127,5 +136,27 @@ fn a_stall_tells_the_time_lost_from_the_last_sign_of_life() {
     };
     let events = vec![event(70_000, "want_sent"), event(100_000, "block"), event(190_000, "stalled")];
     let stalled = detail(events, vec![attempt("peer-a", 1000, "stalled")]);
-    assert!(text(&stalled).ends_with(" 90 ms passed before peer-a was found to have stalled; its blocks were asked for elsewhere."));
+    assert!(
+        text(&stalled)
+            .ends_with(" 90 ms passed before peer-a was found to have stalled; its blocks were asked for elsewhere.")
+    );
+}
+
+#[test]
+fn a_long_silence_is_told_even_when_nobody_was_blamed() {
+    let block = |at_us| EventRow {
+        ordinal: at_us,
+        at_us,
+        kind: "block".into(),
+        peer_id: Some("peer-a".into()),
+        cid: None,
+        value: None,
+        detail: None,
+    };
+    let mut quiet = detail(vec![block(100_000), block(6_100_000)], vec![attempt("peer-a", 1000, "delivered")]);
+    quiet.row.load_time_ms = 7_000.0;
+    quiet.row.optimization_score = Some(0.04);
+    let text = text(&quiet);
+    assert!(text.starts_with("Took 7.00 s, 25 × what"), "{text}");
+    assert!(text.ends_with(" For 6.00 s no block arrived from anybody."), "{text}");
 }

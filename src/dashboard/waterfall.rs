@@ -94,7 +94,11 @@ pub fn waterfall(detail: &Detail) -> Option<Waterfall> {
             1 => format!("first provider after {}, 1 in all", cell(ms(Some(end)))),
             n => format!("first provider after {}, {n} in all", cell(ms(Some(end)))),
         };
-        lanes.push(scale.lane("Routing".to_owned(), vec![scale.bar("fill-quiet", start, end, "looking for providers")], note));
+        lanes.push(scale.lane(
+            "Routing".to_owned(),
+            vec![scale.bar("fill-quiet", start, end, "looking for providers")],
+            note,
+        ));
     }
     let hidden = order.len().saturating_sub(MAX_LANES);
     for peer in order.into_iter().take(MAX_LANES) {
@@ -168,6 +172,10 @@ impl PeerLane {
                 Some((start, end, n)) if at - end <= scale.total * JOIN => (start, at, n + 1),
                 Some((start, end, n)) => {
                     bars.push(scale.bar("fill-1", start, end, &blocks(n)));
+                    // A stall in between is drawn as such.
+                    if !self.stalls.iter().any(|(from, _)| *from >= end && *from < at) {
+                        bars.push(scale.bar("fill-quiet", end, at, "waiting for the next block"));
+                    }
                     (at, at, 1)
                 }
                 None => (at, at, 1),
@@ -229,7 +237,15 @@ mod tests {
 
     fn event(at_ms: i64, kind: EventKind, peer: Option<&str>) -> EventRow {
         let peer_id = peer.map(str::to_owned);
-        EventRow { ordinal: at_ms, at_us: at_ms * 1000, kind: kind.as_str().into(), peer_id, cid: None, value: None, detail: None }
+        EventRow {
+            ordinal: at_ms,
+            at_us: at_ms * 1000,
+            kind: kind.as_str().into(),
+            peer_id,
+            cid: None,
+            value: None,
+            detail: None,
+        }
     }
 
     #[test]
@@ -249,9 +265,14 @@ mod tests {
         let labels: Vec<&str> = drawn.lanes.iter().map(|lane| lane.label.as_str()).collect();
         assert_eq!(labels, ["Routing", "…peer-a", "To the client"]);
         let peer = &drawn.lanes[1];
-        assert_eq!(peer.bars.iter().map(|bar| bar.class).collect::<Vec<_>>(), ["fill-quiet", "fill-quiet", "fill-1", "stall"]);
+        assert_eq!(
+            peer.bars.iter().map(|bar| bar.class).collect::<Vec<_>>(),
+            ["fill-quiet", "fill-quiet", "fill-1", "stall"]
+        );
         assert_eq!(peer.note, "stalled, asked elsewhere");
-        assert!(drawn.lanes.iter().flat_map(|lane| &lane.bars).all(|bar| bar.x >= LEFT && bar.x + bar.width <= RIGHT + 2.0));
+        assert!(
+            drawn.lanes.iter().flat_map(|lane| &lane.bars).all(|bar| bar.x >= LEFT && bar.x + bar.width <= RIGHT + 2.0)
+        );
     }
 
     #[test]
