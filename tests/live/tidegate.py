@@ -33,7 +33,8 @@ class Server:
             raise RuntimeError(f"no ready line but {line!r}; log: {Path(self.log.name).read_text()[-2000:]}")
         self.gateway = re.search(r"gateway=http://(\S+)", line).group(1)
         self.admin = re.search(r"admin=http://(\S+)", line).group(1)
-        self.peer = re.search(r"peer=(\S+)", line).group(1)
+        peer = re.search(r"peer=(\S+)", line)
+        self.peer = peer and peer.group(1)
 
     @property
     def pid(self):
