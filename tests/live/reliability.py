@@ -62,7 +62,7 @@ def kill_during_add():
             for cid, digest in acknowledged.items():
                 status, _, body = server.get(f"/ipfs/{cid}")
                 assert status == 200 and hashlib.sha256(body).digest() == digest, f"{cid}: {status}"
-            leftovers = [p for p in Path(root, "data", "blocks", ".temp").glob("*")]
+            leftovers = [p for p in Path(root, "data", "blocks", "tmp").glob("*")]
             assert not leftovers, f"stale temporary files: {leftovers}"
             assert server.stop() == 0
         assert slowest < 2.0, f"slowest start {slowest:.2f} s"
