@@ -255,7 +255,9 @@ mod tests {
         let command = Cli::command();
         let serve = command.find_subcommand("serve").unwrap();
         for arg in serve.get_arguments() {
-            let Some(long) = arg.get_long().filter(|long| !matches!(*long, "help" | "version" | "json")) else { continue };
+            let Some(long) = arg.get_long().filter(|long| !matches!(*long, "help" | "version" | "json")) else {
+                continue;
+            };
             let expected = format!("TIDEGATE_{}", long.to_uppercase().replace('-', "_"));
             assert_eq!(arg.get_env().map(|env| env.to_string_lossy().into_owned()), Some(expected), "--{long}");
         }

@@ -26,8 +26,8 @@ impl AdminToken {
         let local = hex::encode(bytes);
         let mut accepted = vec![hash(&local)];
         if let Some(path) = file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| StartError::Token { path: path.to_owned(), error })?;
+            let text =
+                std::fs::read_to_string(path).map_err(|error| StartError::Token { path: path.to_owned(), error })?;
             let text = text.trim();
             if text.len() < 16 {
                 let error = std::io::Error::other("a token has at least 16 characters");

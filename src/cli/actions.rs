@@ -109,10 +109,10 @@ async fn import_each(common: &Common, connection: &Connection, files: Vec<PathBu
         let file = tokio::fs::File::open(&path).await.map_err(|error| CliError::file(&path, &error))?;
         let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::with_capacity(file, 256 * 1024));
         let request = connection.api(Method::POST, "car").header("Content-Type", "application/vnd.ipld.car").body(body);
-        let report: Value = connection.json(request).await.map_err(|error| CliError {
-            message: format!("{}: {}", path.display(), error.message),
-            ..error
-        })?;
+        let report: Value = connection
+            .json(request)
+            .await
+            .map_err(|error| CliError { message: format!("{}: {}", path.display(), error.message), ..error })?;
         if common.json {
             println!("{report}");
             continue;

@@ -29,14 +29,17 @@ struct Added {
 }
 
 pub async fn add(common: &Common, args: AddArgs) -> Result<(), CliError> {
-    let profile = args.profile.as_deref().map(|name| format!("?profile={}", utf8_percent_encode(name, NON_ALPHANUMERIC)));
+    let profile =
+        args.profile.as_deref().map(|name| format!("?profile={}", utf8_percent_encode(name, NON_ALPHANUMERIC)));
     let upload = Upload::of(&args)?;
     let connection = Connection::open(common, Network::Local).await?;
     let bar = progress(common, upload.total());
     bar.set_message("adding");
     let request = connection.api(Method::POST, &format!("add{}", profile.unwrap_or_default()));
     let request = match upload {
-        Upload::Stdin => request.body(Body::wrap_stream(counted(ReaderStream::with_capacity(tokio::io::stdin(), CHUNK), &bar))),
+        Upload::Stdin => {
+            request.body(Body::wrap_stream(counted(ReaderStream::with_capacity(tokio::io::stdin(), CHUNK), &bar)))
+        }
         Upload::File { path, .. } => {
             let file = tokio::fs::File::open(&path).await.map_err(|error| CliError::file(&path, &error))?;
             request.body(Body::wrap_stream(counted(ReaderStream::with_capacity(file, CHUNK), &bar)))
@@ -96,7 +99,9 @@ impl Upload {
             return Ok(Self::File { path: path.clone(), size: meta.len() });
         }
         if !args.recursive {
-            return Err(CliError::usage(format!("{} is a folder", path.display())).hint("add -r adds it with all it holds"));
+            return Err(
+                CliError::usage(format!("{} is a folder", path.display())).hint("add -r adds it with all it holds")
+            );
         }
         let entries = list(path, args.hidden)?;
         let size = entries.iter().map(|entry| if let Kind::File { size } = entry.kind { size } else { 0 }).sum();
@@ -123,7 +128,8 @@ fn list(root: &Path, hidden: bool) -> Result<Vec<Entry>, CliError> {
             let path = entry.path();
             let name = entry.file_name();
             let name = name.to_str().ok_or_else(|| {
-                CliError::failed(format!("{}: the name is not UTF-8, which UnixFS needs", path.display())).hint("rename it")
+                CliError::failed(format!("{}: the name is not UTF-8, which UnixFS needs", path.display()))
+                    .hint("rename it")
             })?;
             if !hidden && name.starts_with('.') {
                 continue;
@@ -186,7 +192,8 @@ async fn part(
         Kind::Folder => head.chain(tail).boxed(),
         Kind::Link { target } => head.chain(whole(Bytes::from(target))).chain(tail).boxed(),
         Kind::File { .. } => {
-            let named = |error: std::io::Error| std::io::Error::new(error.kind(), format!("{}: {error}", entry.path.display()));
+            let named =
+                |error: std::io::Error| std::io::Error::new(error.kind(), format!("{}: {error}", entry.path.display()));
             let file = tokio::fs::File::open(&entry.path).await.map_err(named)?;
             head.chain(counted(ReaderStream::with_capacity(file, CHUNK), bar)).chain(tail).boxed()
         }

@@ -84,7 +84,8 @@ impl Connection {
 
     pub async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, CliError> {
         let text = self.send(request).await?.text().await?;
-        serde_json::from_str(&text).map_err(|error| CliError::failed(format!("the server's answer is not understood: {error}")))
+        serde_json::from_str(&text)
+            .map_err(|error| CliError::failed(format!("the server's answer is not understood: {error}")))
     }
 }
 
@@ -119,7 +120,8 @@ fn unreachable_server(error: reqwest::Error) -> CliError {
     if error.is_timeout() {
         return CliError::new(Exit::TimedOut, "the time given by --timeout is over");
     }
-    CliError::failed(format!("the server cannot be reached: {error}")).hint("is it still running? see `tidegate doctor`")
+    CliError::failed(format!("the server cannot be reached: {error}"))
+        .hint("is it still running? see `tidegate doctor`")
 }
 
 /// An answer that is no error.

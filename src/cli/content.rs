@@ -210,10 +210,9 @@ async fn list(common: &Common, content: &Content) -> Result<(), CliError> {
 
 pub async fn refs(common: &Common, args: ContentArgs, recursive: bool) -> Result<(), CliError> {
     let content = Content::open(common, &args).await?;
-    let result = within(args.timeout, async {
-        if recursive { refs_all(&content).await } else { refs_direct(&content).await }
-    })
-    .await;
+    let result =
+        within(args.timeout, async { if recursive { refs_all(&content).await } else { refs_direct(&content).await } })
+            .await;
     content.connection.close().await;
     result
 }

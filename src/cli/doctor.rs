@@ -112,7 +112,12 @@ fn open_files() -> Check {
         let found = format!("{} at most: connections beyond that are refused", limit.rlim_cur);
         return check("open files", Verdict::Warning, found, Some("ulimit -n 65536"));
     }
-    check("open files", Verdict::Ok, if known { format!("{} at most", limit.rlim_cur) } else { "not known".into() }, None)
+    check(
+        "open files",
+        Verdict::Ok,
+        if known { format!("{} at most", limit.rlim_cur) } else { "not known".into() },
+        None,
+    )
 }
 
 fn directory(dir: &Path) -> Check {

@@ -99,14 +99,15 @@ impl From<crate::app::StartError> for CliError {
         let text = error.to_string();
         match error {
             StartError::Config(_) => Self::usage(text),
-            StartError::Store(StoreError::Locked { .. }) => Self::failed(text).hint(
-                "a server owns this data directory but does not answer; stop it, or give another --data-dir",
-            ),
+            StartError::Store(StoreError::Locked { .. }) => Self::failed(text)
+                .hint("a server owns this data directory but does not answer; stop it, or give another --data-dir"),
             StartError::Store(StoreError::Full { .. }) => {
                 Self::new(Exit::Store, text).hint("free space on that disk and start again")
             }
             StartError::Store(_) | StartError::DataDir { .. } => Self::new(Exit::Store, text),
-            StartError::Bind { .. } => Self::failed(text).hint("another program has the port: give another one, or port 0 for a free one"),
+            StartError::Bind { .. } => {
+                Self::failed(text).hint("another program has the port: give another one, or port 0 for a free one")
+            }
             StartError::Token { .. } | StartError::Tls(_) | StartError::Router(_) => Self::usage(text),
             StartError::Node(_) => Self::failed(text),
         }

@@ -51,7 +51,10 @@ async fn run(common: &Common, content: &Content, output: Option<PathBuf>) -> Res
     let name = content.path.segments.last().cloned().unwrap_or_else(|| content.path.root());
     check_name(&name).map_err(|error| CliError::new(Exit::Refused, error))?;
     let target = match output {
-        Some(path) if path.is_dir() && !matches!(unixfs::decode(&resolved.block), Ok(Node::Directory(_) | Node::HamtShard(_))) => {
+        Some(path)
+            if path.is_dir()
+                && !matches!(unixfs::decode(&resolved.block), Ok(Node::Directory(_) | Node::HamtShard(_))) =>
+        {
             path.join(&name)
         }
         Some(path) => path,
@@ -100,10 +103,17 @@ impl Tree {
                     make_folder(&path)?;
                     let mut entries = Entries::new(self.session.clone(), &block).map_err(CliError::failed)?;
                     while let Some(entry) = entries.next().await {
-                        let entry = entry.map_err(|error| self.store.take_failure().unwrap_or_else(|| CliError::failed(error)))?;
-                        check_name(&entry.name).map_err(|error| error.to_string()).and_then(not_a_part(&entry.name)).map_err(|error| {
-                            CliError::new(Exit::Refused, format!("{}: {error}", printable(&path.display().to_string())))
-                        })?;
+                        let entry = entry
+                            .map_err(|error| self.store.take_failure().unwrap_or_else(|| CliError::failed(error)))?;
+                        check_name(&entry.name)
+                            .map_err(|error| error.to_string())
+                            .and_then(not_a_part(&entry.name))
+                            .map_err(|error| {
+                                CliError::new(
+                                    Exit::Refused,
+                                    format!("{}: {error}", printable(&path.display().to_string())),
+                                )
+                            })?;
                         let child = path.join(&entry.name);
                         if entry.cid.codec() == crate::ipld::codec::RAW {
                             self.files.push((entry.cid, child));
@@ -184,10 +194,11 @@ fn make_folder(path: &Path) -> Result<(), CliError> {
 /// Something that is there and is a link could lead anywhere.
 fn refuse_link(path: &Path) -> Result<(), CliError> {
     match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.file_type().is_symlink() => {
-            Err(CliError::new(Exit::Refused, format!("{} is a symbolic link and is not written through", path.display()))
-                .hint("remove it, or choose another --output"))
-        }
+        Ok(meta) if meta.file_type().is_symlink() => Err(CliError::new(
+            Exit::Refused,
+            format!("{} is a symbolic link and is not written through", path.display()),
+        )
+        .hint("remove it, or choose another --output")),
         _ => Ok(()),
     }
 }

@@ -35,7 +35,8 @@ impl RemoteStore {
         let url = format!("{}/ipfs/{cid}?format=raw{}", self.gateway, self.query);
         let response = checked(self.http.get(url).bearer_auth(&self.token).send().await?).await?;
         let data = response.bytes().await?;
-        Block::verify(*cid, data).map_err(|error| CliError::new(Exit::Failed, format!("the gateway sent a wrong block: {error}")))
+        Block::verify(*cid, data)
+            .map_err(|error| CliError::new(Exit::Failed, format!("the gateway sent a wrong block: {error}")))
     }
 }
 

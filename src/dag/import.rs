@@ -264,7 +264,13 @@ impl Adder<'_> {
 
     async fn finish(mut self, root: Built) -> Result<Added, ImportError> {
         self.batch.flush().await?;
-        Ok(Added { cid: root.cid, size: self.bytes, tsize: root.tsize, blocks: self.batch.written, entries: self.entries })
+        Ok(Added {
+            cid: root.cid,
+            size: self.bytes,
+            tsize: root.tsize,
+            blocks: self.batch.written,
+            entries: self.entries,
+        })
     }
 }
 

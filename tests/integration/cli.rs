@@ -136,7 +136,8 @@ fn get_goes_on_where_it_stopped_and_keeps_no_part() {
     }
     ok(&data, &["get", &cid, "-o", out.to_str().unwrap()]);
     assert_eq!(fs::read(&out).unwrap(), pattern(900_000));
-    let left = fs::read_dir(tmp.path()).unwrap().flatten().filter(|e| e.file_name().to_string_lossy().ends_with(".part"));
+    let left =
+        fs::read_dir(tmp.path()).unwrap().flatten().filter(|e| e.file_name().to_string_lossy().ends_with(".part"));
     assert_eq!(left.count(), 0);
 }
 
