@@ -82,7 +82,7 @@ pub struct Settings {
     pub trusted_proxy: Vec<IpNet>,
     /// File with a lasting admin token. Default: a token made anew at each start, in DATA_DIR/api.
     pub admin_token_file: Option<PathBuf>,
-    /// Hosts that serve content by subdomain.
+    /// Hosts that serve content by subdomain. Read and shown; the subdomain gateway itself comes with a later release.
     pub subdomain_host: Vec<String>,
     /// Budget of the cache's memory tier.
     pub cache_memory: ByteSize,
@@ -123,8 +123,6 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// Bytes fetched ahead of readers, over all requests.
     pub reorder_budget: ByteSize,
-    /// Largest body of `POST /api/v1/add` and `/car`. 0 means no limit.
-    pub upload_size: ByteSize,
 }
 
 impl Default for Settings {
@@ -174,7 +172,6 @@ impl Default for Limits {
             write_stall_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
             reorder_budget: ByteSize::mib(64),
-            upload_size: ByteSize(0),
         }
     }
 }

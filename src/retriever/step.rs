@@ -59,22 +59,24 @@ impl Step {
         let micros = |d: &Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         match self {
             Self::RoutingStarted { cid } => RetrievalEvent { cid: Some(*cid), ..event(EventKind::RoutingStarted) },
-            Self::ProviderFound { peer, router, .. } => RetrievalEvent {
-                detail: Some(format!("{router:?}").to_lowercase()),
-                ..of(EventKind::ProviderFound, peer)
-            },
+            Self::ProviderFound { peer, router, .. } => {
+                RetrievalEvent { detail: Some(router.to_string()), ..of(EventKind::ProviderFound, peer) }
+            }
             Self::RouterFinished { router, providers, error } => RetrievalEvent {
                 value: Some(*providers as u64),
                 detail: Some(match error {
-                    Some(error) => format!("{}: {error}", format!("{router:?}").to_lowercase()),
-                    None => format!("{}: providers", format!("{router:?}").to_lowercase()),
+                    Some(error) => format!("{router}: {error}"),
+                    None => format!("{router}: providers"),
                 }),
                 ..event(EventKind::RouterFinished)
             },
             Self::DialStarted { peer } => of(EventKind::DialStarted, peer),
             Self::Connected { peer, transport, dial } => RetrievalEvent {
                 value: dial.as_ref().map(micros),
-                detail: Some(format!("microseconds over {transport}")),
+                detail: Some(match dial {
+                    Some(_) => format!("microseconds to connect over {transport}"),
+                    None => format!("already, over {transport}"),
+                }),
                 ..of(EventKind::Connected, peer)
             },
             Self::DialFailed { peer, error } => {
