@@ -22,7 +22,7 @@ pub const AGENT: &str = concat!("tidegate/", env!("CARGO_PKG_VERSION"));
 /// Requests of one DHT query under way at once (GATEWAY.md §3.9; the library's default is 3).
 const KAD_PARALLELISM: NonZeroUsize = NonZeroUsize::new(10).unwrap();
 /// A DHT query is given up after this long.
-const KAD_TIMEOUT: Duration = Duration::from_secs(30);
+pub const KAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Provider records that a DHT server keeps, and keys they are kept for.
 const KAD_PROVIDED: usize = 65_536;
 const KAD_PROVIDERS_PER_KEY: usize = 20;

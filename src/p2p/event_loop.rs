@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::NodeError;
 use super::address::{AddressBook, MAX_ADDRESSES, Policy, ip_of, is_public, peer_of, transport_of, without_peer};
-use super::behaviour::{Behaviour, BehaviourEvent, KAD_PROTOCOL};
+use super::behaviour::{Behaviour, BehaviourEvent, KAD_PROTOCOL, KAD_TIMEOUT};
 use super::bitswap::{self, Shared};
 use super::client::View;
 use super::configured::Configured;
@@ -156,7 +156,12 @@ impl EventLoop {
         let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return };
         for addr in addrs {
             match peer_of(addr) {
-                Some(peer) => _ = kad.add_address(&peer, without_peer(addr.clone())),
+                Some(peer) => {
+                    if !self.policy.permits(addr, Some(&peer)) {
+                        warn!(%addr, "a bootstrap address is private: allow its range with --allow-private");
+                    }
+                    _ = kad.add_address(&peer, without_peer(addr.clone()));
+                }
                 None => warn!(%addr, "a bootstrap address must end in /p2p/ID"),
             }
         }
@@ -244,16 +249,14 @@ impl EventLoop {
         if trusted {
             self.policy.trust(peer);
         }
-        for addr in addrs.into_iter().take(MAX_ADDRESSES) {
-            if self.policy.permits(&addr, Some(&peer)) {
-                self.remember(peer, addr);
-            } else {
-                self.metrics.refused_addresses.inc();
-                // Only to tell the reason below: nothing is dialled.
-                if self.book.get(&peer).next().is_none() && !self.has_dht_address(&peer) {
-                    return self.connect_failed(peer, ConnectError::PrivateAddress);
-                }
-            }
+        let (permitted, refused): (Vec<_>, Vec<_>) =
+            addrs.into_iter().partition(|addr| self.policy.permits(addr, Some(&peer)));
+        self.metrics.refused_addresses.inc_by(refused.len() as u64);
+        // Backwards: the newest address of the book is tried first, and routers put the best one first.
+        permitted.into_iter().take(MAX_ADDRESSES).rev().for_each(|addr| self.remember(peer, addr));
+        // Nothing is dialled when there is nothing but what was refused; the transport would refuse it again.
+        if !refused.is_empty() && self.book.get(&peer).next().is_none() && self.dht_addresses(&peer).is_empty() {
+            return self.connect_failed(peer, ConnectError::PrivateAddress);
         }
         if self.dials.len() >= MAX_DIALS && !self.dials.contains_key(&peer) {
             return self.connect_failed(peer, ConnectError::LimitReached);
@@ -262,19 +265,23 @@ impl EventLoop {
         self.dial(peer);
     }
 
-    fn has_dht_address(&mut self, peer: &PeerId) -> bool {
-        !self.dht_addresses(peer).is_empty()
+    /// Those of [`EventLoop::dht_claims`] that may be dialled.
+    fn dht_addresses(&mut self, peer: &PeerId) -> Vec<Multiaddr> {
+        let mut addrs = self.dht_claims(peer);
+        addrs.retain(|addr| self.policy.permits(addr, Some(peer)));
+        addrs
     }
 
     /// The addresses that the DHT knows of a peer: of its routing table, and of the queries that are running, which
-    /// alone know the addresses of providers (`FoundProviders` carries none; DEPENDENCIES.md §1).
-    fn dht_addresses(&mut self, peer: &PeerId) -> Vec<Multiaddr> {
+    /// alone know the addresses of providers (`FoundProviders` carries none; DEPENDENCIES.md §1). The permitted ones
+    /// come first; the others are kept so that a refusal can be named as one.
+    fn dht_claims(&mut self, peer: &PeerId) -> Vec<Multiaddr> {
         let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return Vec::new() };
         // The identifier is not used by the implementation; no connection has it.
         let nobody = ConnectionId::new_unchecked(usize::MAX);
         let mut addrs =
             kad.handle_pending_outbound_connection(nobody, Some(*peer), &[], Endpoint::Dialer).unwrap_or_default();
-        addrs.retain(|addr| self.policy.permits(addr, Some(peer)));
+        addrs.sort_by_key(|addr| !self.policy.permits(addr, Some(peer)));
         addrs.truncate(MAX_ADDRESSES);
         addrs
     }
@@ -500,7 +507,7 @@ impl EventLoop {
                     if peer == *self.swarm.local_peer_id() || !query.found.insert(peer) {
                         continue;
                     }
-                    let addrs = self.dht_addresses(&peer);
+                    let addrs = self.dht_claims(&peer).into_iter().map(without_peer).collect();
                     let provider = Provider { peer, addrs, transports: Vec::new(), source: RouterKind::Dht };
                     done |= query.reply.try_send(Ok(provider)).is_err();
                 }
@@ -510,7 +517,7 @@ impl EventLoop {
             Err(kad::GetProvidersError::Timeout { .. }) => {
                 // What was found before stands; that nothing was is the reader's to know.
                 if query.found.is_empty() {
-                    let _ = query.reply.try_send(Err(RoutingError::Timeout(Duration::from_secs(30))));
+                    let _ = query.reply.try_send(Err(RoutingError::Timeout(KAD_TIMEOUT)));
                 }
             }
         }

@@ -146,7 +146,10 @@ impl Report {
             Step::DialFailed { peer, error } => self.with(peer, |part| part.unreachable = Some(error.clone())),
             Step::WantSent { peer, router, transport, blocks, .. } => {
                 self.first_want.get_or_insert(at);
-                self.reached(Phase::Fetch);
+                // To ask a connected peer of which nothing is known belongs to the search until it says yes.
+                if *router != RouterKind::Connected {
+                    self.reached(Phase::Fetch);
+                }
                 if let Some(part) = self.part(*peer, *router) {
                     part.asked |= blocks;
                     part.transport = part.transport.or(*transport);
@@ -154,11 +157,13 @@ impl Report {
             }
             Step::Have { peer, .. } => {
                 self.routed(at);
+                self.reached(Phase::Fetch);
                 self.with(peer, |part| part.provider = true);
             }
             Step::DontHave { peer, .. } => self.with(peer, |part| part.dont_have = true),
             Step::Block(block) => {
                 self.routed(at);
+                self.reached(Phase::Fetch);
                 self.first_block.get_or_insert(at);
                 self.last_block = Some(at);
                 self.network += 1;

@@ -5,6 +5,7 @@ mod blockstore;
 mod cli;
 mod dag;
 mod db;
+mod discovery;
 mod gateway;
 mod p2p;
 mod retriever;

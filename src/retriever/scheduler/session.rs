@@ -85,6 +85,11 @@ impl Candidate {
         self.link == Link::Connected && !self.quarantined
     }
 
+    /// It delivered, somebody said that it has the content, or the operator or the local network named it.
+    fn is_provider(&self) -> bool {
+        self.delivered || self.has >= Has::Claimed || self.source != RouterKind::Connected
+    }
+
     pub fn missed(&mut self) {
         self.misses += 1;
         if self.misses >= MAX_MISSES {
@@ -94,20 +99,20 @@ impl Candidate {
 }
 
 impl SessionState {
-    /// How far it got: what an error names.
+    /// How far it got: what an error names. To ask connected peers of which nothing is known is to look for providers.
     pub fn phase(&self) -> Phase {
-        if self.candidates.values().any(|c| c.link == Link::Connected || c.asked_at.is_some()) {
-            Phase::Fetch
-        } else if self.candidates.is_empty() {
+        let mut providers = self.candidates.values().filter(|c| c.is_provider()).peekable();
+        if providers.peek().is_none() {
             Phase::Route
+        } else if providers.any(|c| c.link == Link::Connected || c.asked_at.is_some()) {
+            Phase::Fetch
         } else {
             Phase::Dial
         }
     }
 
     pub fn found(&self) -> u32 {
-        let found = |c: &&Candidate| c.has >= Has::Claimed || c.source != RouterKind::Connected;
-        u32::try_from(self.candidates.values().filter(found).count()).unwrap_or(u32::MAX)
+        u32::try_from(self.candidates.values().filter(|c| c.is_provider()).count()).unwrap_or(u32::MAX)
     }
 
     pub fn tried(&self) -> u32 {
