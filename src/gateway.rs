@@ -1,7 +1,7 @@
 //! The HTTP gateway: `/ipfs/{cid}[/path]` as files, directory pages, raw blocks and CARs.
 //!
-//! The way of a request is DESIGN.md §6. One file per form of answer under [`respond`]; what a request asks for is
-//! parsed once ([`format`], [`range`], [`conditional`]); the status of every error is decided in [`error`].
+//! The way of a request is DESIGN.md §6. One file per form of answer under `respond`; what a request asks for is
+//! parsed once ([`mod@format`], [`range`], [`conditional`]); the status of every error is decided in [`error`].
 
 mod body;
 pub mod conditional;

@@ -1,7 +1,7 @@
 //! An HTTP listener that is safe by default: every wait for a client has a deadline, every client a bound.
 //!
 //! Stock servers are not (RELIABILITY.md §3.2): partial headers and silent connections stay open for ever, and one
-//! stuck reader keeps the process from stopping. Here each connection has a [`clock::Clock`] that its I/O and its
+//! stuck reader keeps the process from stopping. Here each connection has a `clock::Clock` that its I/O and its
 //! requests move, and a watchdog that reads it. Used for the gateway and for the admin listener alike.
 
 mod clock;

@@ -59,7 +59,7 @@ pub struct Imported {
     pub bytes: u64,
 }
 
-/// Where an import stands. Told about every [`READ_BYTES`] and after each entry.
+/// Where an import stands. Told about every `READ_BYTES` and after each entry.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress<'a> {
     /// What is being read; empty for streams.
