@@ -208,6 +208,8 @@ struct Core {
     budget: u64,
     read_ahead: u64,
     active: AtomicUsize,
+    /// Sessions that read ahead, from whatever tier: they share the reorder budget.
+    readers: AtomicUsize,
     next_session: AtomicU64,
 }
 
@@ -251,6 +253,7 @@ impl Retriever {
             budget: config.reorder_budget.0,
             read_ahead: config.session_read_ahead.0,
             active: AtomicUsize::new(0),
+            readers: AtomicUsize::new(0),
             next_session: AtomicU64::new(1),
         });
         if let (Some(exchange), Some(mailbox)) = (exchange, mailbox) {

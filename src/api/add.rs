@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State as Extract;
@@ -18,6 +19,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 use multer::{Field, Multipart};
 use serde::{Deserialize, Serialize};
@@ -37,6 +39,9 @@ use crate::ipld::builder::{self, BuildError, DirBuilder, Profile};
 const MAX_ENTRIES: u64 = 1_000_000;
 /// Bytes of an entry's path (DESIGN.md §8).
 const MAX_PATH: usize = 8 << 10;
+/// How long a refused upload is still read: a client that is not done sending would otherwise see its connection reset
+/// and never the reason.
+const LINGER: Duration = Duration::from_secs(5);
 /// Bytes of a symlink's target.
 const MAX_TARGET: usize = 4 << 10;
 
@@ -81,6 +86,17 @@ pub async fn add(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    let mut upload = upload(body);
+    let added = store_files(&state, asked, &headers, &mut upload).await;
+    answer_after(added, upload).await
+}
+
+async fn store_files(
+    state: &State,
+    asked: AddAsked,
+    headers: &HeaderMap,
+    upload: &mut Upload,
+) -> Result<Response, Problem> {
     let profile = match asked.profile.as_deref() {
         Some(name) => name.parse::<Profile>().map_err(|error| Problem::bad_request(error.to_string()))?,
         None => Profile::default(),
@@ -89,14 +105,14 @@ pub async fn add(
         return Err(Problem::bad_request(format!("filename has at most {MAX_PATH} bytes")));
     }
     let guard = state.blocks.hold().await;
-    let mut adding = Adding { state: &state, guard: &guard, profile, sum: Sum::default() };
-    let (root, name) = match multer::parse_boundary(content_type(&headers)) {
-        Ok(boundary) => (adding.parts(body, boundary, asked.wrap).await?, asked.filename),
-        Err(_) if content_type(&headers).starts_with("multipart/") => {
+    let mut adding = Adding { state, guard: &guard, profile, sum: Sum::default() };
+    let (root, name) = match multer::parse_boundary(content_type(headers)) {
+        Ok(boundary) => (adding.parts(upload, boundary, asked.wrap).await?, asked.filename),
+        Err(_) if content_type(headers).starts_with("multipart/") => {
             return Err(Problem::media_type("multipart bodies are multipart/form-data with a boundary"));
         }
         Err(_) => {
-            let file = adding.file(stream_of(body)).await?;
+            let file = adding.file(upload).await?;
             match (&asked.filename, asked.wrap) {
                 (Some(name), true) => (adding.wrap(name, file).await?, asked.filename),
                 (None, true) => return Err(Problem::bad_request("wrap needs a filename")),
@@ -135,12 +151,23 @@ pub async fn car(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let essence = content_type(&headers).split(';').next().unwrap_or_default().trim();
+    let mut upload = upload(body);
+    let stored = store_car(&state, asked, &headers, &mut upload).await;
+    answer_after(stored, upload).await
+}
+
+async fn store_car(
+    state: &State,
+    asked: CarAsked,
+    headers: &HeaderMap,
+    upload: &mut Upload,
+) -> Result<Response, Problem> {
+    let essence = content_type(headers).split(';').next().unwrap_or_default().trim();
     if !matches!(essence, "" | "application/vnd.ipld.car" | "application/octet-stream") {
         return Err(Problem::media_type("send application/vnd.ipld.car"));
     }
     let guard = state.blocks.hold().await;
-    let imported = import::import_car(&*state.blocks, &guard, stream_of(body), &mut import::quiet).await;
+    let imported = import::import_car(&*state.blocks, &guard, upload, &mut import::quiet).await;
     let imported = imported.map_err(import_problem)?;
     let (mut here, mut missing) = (Vec::new(), Vec::new());
     for root in &imported.roots {
@@ -186,8 +213,8 @@ impl Adding<'_> {
         Ok(Root { cid: added.cid, tsize: added.tsize })
     }
 
-    async fn parts(&mut self, body: Body, boundary: String, wrap: bool) -> Result<Root, Problem> {
-        let mut parts = Multipart::new(stream_of(body), boundary);
+    async fn parts(&mut self, upload: &mut Upload, boundary: String, wrap: bool) -> Result<Root, Problem> {
+        let mut parts = Multipart::new(upload, boundary);
         let mut top = BTreeMap::new();
         while let Some(part) = parts.next_field().await.map_err(|error| multipart_problem(&error))? {
             let Some(name) = part.file_name().map(str::to_owned) else { continue };
@@ -273,8 +300,19 @@ fn content_type(headers: &HeaderMap) -> &str {
     headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-fn stream_of(body: Body) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    body.into_data_stream().map(|chunk| chunk.map_err(io::Error::other))
+type Upload = BoxStream<'static, io::Result<Bytes>>;
+
+fn upload(body: Body) -> Upload {
+    body.into_data_stream().map(|chunk| chunk.map_err(io::Error::other)).boxed()
+}
+
+/// Gives the answer when the client can hear it: a refusal, when the rest of the body has been read or [`LINGER`] is over.
+async fn answer_after(answer: Result<Response, Problem>, mut upload: Upload) -> Result<Response, Problem> {
+    if answer.is_err() {
+        let rest = async { while let Some(Ok(_)) = upload.next().await {} };
+        let _ = tokio::time::timeout(LINGER, rest).await;
+    }
+    answer
 }
 
 /// A relative path as its segments, percent-decoded. `.` and `..`, empty and NUL ones are refused by the builder too.

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::connection::{Connection, Network};
-use super::error::printable;
+use super::error::{printable, say};
 use super::{CliError, Common};
 
 /// `id`, `stats`: what the API says, for people or as JSON.
@@ -14,8 +14,7 @@ pub async fn show(common: &Common, what: &str) -> Result<(), CliError> {
     let connection = Connection::open(common, Network::Local).await?;
     let value: Result<Value, CliError> = connection.json(connection.api(Method::GET, what)).await;
     connection.close().await;
-    print_value(common, &value?);
-    Ok(())
+    print_value(common, &value?)
 }
 
 /// `gc`, `scrub`: start it, wait, print its report.
@@ -23,8 +22,7 @@ pub async fn post_report(common: &Common, what: &str) -> Result<(), CliError> {
     let connection = Connection::open(common, Network::Local).await?;
     let value: Result<Value, CliError> = connection.json(connection.api(Method::POST, what)).await;
     connection.close().await;
-    print_value(common, &value?);
-    Ok(())
+    print_value(common, &value?)
 }
 
 pub async fn peers(common: &Common) -> Result<(), CliError> {
@@ -33,8 +31,7 @@ pub async fn peers(common: &Common) -> Result<(), CliError> {
     connection.close().await;
     let value = value?;
     if common.json {
-        println!("{value}");
-        return Ok(());
+        return say(value);
     }
     let peers = value.get("items").or_else(|| value.get("peers")).and_then(Value::as_array);
     let peers = peers.map(Vec::as_slice).unwrap_or_default();
@@ -44,7 +41,7 @@ pub async fn peers(common: &Common) -> Result<(), CliError> {
     for peer in peers {
         let text = |name: &str| peer.get(name).and_then(Value::as_str).unwrap_or("-").to_owned();
         let rtt = peer.get("rtt_ms").and_then(Value::as_f64).map_or("-".to_owned(), |ms| format!("{ms:.1} ms"));
-        println!("{}  {}  {}  {}", text("peer_id"), text("transport"), rtt, printable(&text("agent")));
+        say(format_args!("{}  {}  {}  {}", text("peer_id"), text("transport"), rtt, printable(&text("agent"))))?;
     }
     Ok(())
 }
@@ -56,8 +53,7 @@ pub async fn pin_add(common: &Common, cid: &str, direct: bool) -> Result<(), Cli
     let answer = connection.send(connection.api(Method::PUT, &path)).await;
     connection.close().await;
     answer?;
-    println!("{cid}");
-    Ok(())
+    if common.json { say(serde_json::json!({ "cid": cid.to_string() })) } else { say(cid) }
 }
 
 pub async fn pin_rm(common: &Common, cid: &str) -> Result<(), CliError> {
@@ -66,8 +62,7 @@ pub async fn pin_rm(common: &Common, cid: &str) -> Result<(), CliError> {
     let answer = connection.send(connection.api(Method::DELETE, &format!("pins/{cid}"))).await;
     connection.close().await;
     answer?;
-    println!("{cid}");
-    Ok(())
+    if common.json { say(serde_json::json!({ "cid": cid.to_string() })) } else { say(cid) }
 }
 
 pub async fn pin_ls(common: &Common) -> Result<(), CliError> {
@@ -84,11 +79,11 @@ async fn pin_pages(common: &Common, connection: &Connection) -> Result<(), CliEr
         let page: Value = connection.json(connection.api(Method::GET, &query)).await?;
         for pin in page.get("items").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default() {
             if common.json {
-                println!("{pin}");
+                say(pin)?;
                 continue;
             }
             let text = |name: &str| pin.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-            println!("{} {}  {}", text("cid"), text("mode"), printable(&text("name")));
+            say(format_args!("{} {}  {}", text("cid"), text("mode"), printable(&text("name"))))?;
         }
         cursor = page.get("next_cursor").and_then(Value::as_str).map(str::to_owned);
         if cursor.is_none() {
@@ -113,29 +108,34 @@ async fn import_each(common: &Common, connection: &Connection, files: Vec<PathBu
             .json(request)
             .await
             .map_err(|error| CliError { message: format!("{}: {}", path.display(), error.message), ..error })?;
+        // A partial CAR may name a root that it does not hold: imported, but not kept by a pin.
+        for root in report.get("missing").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default() {
+            let root = root.as_str().unwrap_or_default();
+            eprintln!("warning: {}: root {root} is not in the file and is not pinned", path.display());
+        }
         if common.json {
-            println!("{report}");
+            say(report)?;
             continue;
         }
         for root in report.get("roots").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default() {
-            println!("{}", root.as_str().unwrap_or_default());
+            say(root.as_str().unwrap_or_default())?;
         }
     }
     Ok(())
 }
 
 /// One `name: value` a line; JSON when asked.
-fn print_value(common: &Common, value: &Value) {
+fn print_value(common: &Common, value: &Value) -> Result<(), CliError> {
     if common.json {
-        println!("{value}");
-        return;
+        return say(value);
     }
     let mut lines = Vec::new();
     flatten(String::new(), value, &mut lines);
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     for (name, text) in lines {
-        println!("{name:width$}  {}", printable(&text));
+        say(format_args!("{name:width$}  {}", printable(&text)))?;
     }
+    Ok(())
 }
 
 /// Nested names joined by dots, at any depth (the server's own answer: depth is bounded by serde_json's parser).

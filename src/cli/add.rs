@@ -15,6 +15,7 @@ use tokio_util::io::ReaderStream;
 
 use super::connection::{Connection, Network};
 use super::content::progress;
+use super::error::say;
 use super::{AddArgs, CliError, Common};
 
 const CHUNK: usize = 256 * 1024;
@@ -56,15 +57,14 @@ pub async fn add(common: &Common, args: AddArgs) -> Result<(), CliError> {
     connection.close().await;
     let added = added?;
     if common.json {
-        println!("{}", serde_json::json!({ "cid": added.cid, "size": added.size, "blocks": added.blocks }));
+        say(serde_json::json!({ "cid": added.cid, "size": added.size, "blocks": added.blocks }))
     } else {
         if !args.quiet {
             let size = crate::units::ByteSize(added.size).human();
-            println!("added {size} in {} blocks", added.blocks);
+            say(format_args!("added {size} in {} blocks", added.blocks))?;
         }
-        println!("{}", added.cid);
+        say(added.cid)
     }
-    Ok(())
 }
 
 /// What there is to send.

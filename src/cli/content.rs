@@ -11,7 +11,7 @@ use reqwest::Response;
 use tokio::io::AsyncWriteExt;
 
 use super::connection::{Connection, Network};
-use super::error::printable;
+use super::error::{printable, say};
 use super::remote_store::RemoteStore;
 use super::{CliError, Common, ContentArgs, Exit};
 use crate::dag::{directory, resolver};
@@ -151,7 +151,9 @@ pub async fn car_export(common: &Common, args: ContentArgs, output: PathBuf) -> 
         let mut file = tokio::fs::File::create(&part).await.map_err(|error| CliError::file(&part, &error))?;
         copy(common, response, &mut file, &part).await?;
         file.sync_all().await.map_err(|error| CliError::file(&part, &error))?;
-        tokio::fs::rename(&part, &output).await.map_err(|error| CliError::file(&output, &error))
+        let bytes = file.metadata().await.map_err(|error| CliError::file(&part, &error))?.len();
+        tokio::fs::rename(&part, &output).await.map_err(|error| CliError::file(&output, &error))?;
+        if common.json { say(serde_json::json!({ "path": output, "bytes": bytes })) } else { Ok(()) }
     })
     .await;
     content.connection.close().await;
@@ -210,23 +212,29 @@ async fn list(common: &Common, content: &Content) -> Result<(), CliError> {
 
 pub async fn refs(common: &Common, args: ContentArgs, recursive: bool) -> Result<(), CliError> {
     let content = Content::open(common, &args).await?;
-    let result =
-        within(args.timeout, async { if recursive { refs_all(&content).await } else { refs_direct(&content).await } })
-            .await;
+    let result = within(args.timeout, async {
+        if recursive { refs_all(common, &content).await } else { refs_direct(common, &content).await }
+    })
+    .await;
     content.connection.close().await;
     result
 }
 
-async fn refs_direct(content: &Content) -> Result<(), CliError> {
+async fn refs_direct(common: &Common, content: &Content) -> Result<(), CliError> {
     let (resolved, _session, _store) = content.resolve().await?;
     for cid in crate::ipld::codec::links(&resolved.block).map_err(CliError::failed)? {
-        println!("{cid}");
+        say(reference(common, &cid))?;
     }
     Ok(())
 }
 
+/// A line of `refs`.
+fn reference(common: &Common, cid: &crate::ipld::Cid) -> String {
+    if common.json { serde_json::json!({ "cid": cid.to_string() }).to_string() } else { cid.to_string() }
+}
+
 /// One CAR of the whole DAG: the server prefetches, and each block is verified here.
-async fn refs_all(content: &Content) -> Result<(), CliError> {
+async fn refs_all(common: &Common, content: &Content) -> Result<(), CliError> {
     let (resolved, _session, _store) = content.resolve().await?;
     let url = format!("/ipfs/{}", resolved.cid);
     let mut body = content.connection.send(content.get(&url, "format=car")).await?.bytes_stream();
@@ -238,7 +246,7 @@ async fn refs_all(content: &Content) -> Result<(), CliError> {
         while let Some(item) = reader.next().map_err(CliError::failed)? {
             let CarItem::Block(block) = item else { continue };
             // The first block is the node itself, not one that it links to.
-            if !std::mem::take(&mut first) && writeln!(out, "{}", block.cid()).is_err() {
+            if !std::mem::take(&mut first) && writeln!(out, "{}", reference(common, block.cid())).is_err() {
                 return Ok(());
             }
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::connection::{Connection, Network};
+use super::error::say;
 use super::{CliError, Common, Exit};
 use crate::config::{Overrides, Settings, data_dir};
 
@@ -37,7 +38,7 @@ pub async fn doctor(common: &Common) -> Result<(), CliError> {
     checks.push(settings(common));
     checks.push(server(common, &dir).await);
     if common.json {
-        println!("{}", serde_json::json!({ "checks": checks }));
+        say(serde_json::json!({ "checks": checks }))?;
     } else {
         for check in &checks {
             let mark = match check.verdict {
@@ -45,9 +46,9 @@ pub async fn doctor(common: &Common) -> Result<(), CliError> {
                 Verdict::Warning => "warning ",
                 Verdict::Problem => "PROBLEM ",
             };
-            println!("{mark} {}: {}", check.name, check.found);
+            say(format_args!("{mark} {}: {}", check.name, check.found))?;
             if let Some(next) = &check.next {
-                println!("         {next}");
+                say(format_args!("         {next}"))?;
             }
         }
     }
@@ -59,22 +60,20 @@ pub fn config_show(common: &Common, overrides: &Overrides) -> Result<(), CliErro
     let settings = Settings::load(common.config.as_deref(), overrides).map_err(CliError::usage)?;
     let shown = settings.redacted();
     if common.json {
-        println!("{shown}");
-        return Ok(());
+        return say(shown);
     }
     let text = toml::Table::try_from(&shown).and_then(|table| toml::to_string(&table));
     // null has no TOML form: keys without a value are left out.
-    match text {
-        Ok(text) => print!("{text}"),
-        Err(_) => print!("{}", toml::to_string(&without_nulls(shown)).map_err(CliError::failed)?),
-    }
-    Ok(())
+    let text = match text {
+        Ok(text) => text,
+        Err(_) => toml::to_string(&without_nulls(shown)).map_err(CliError::failed)?,
+    };
+    say(text.trim_end())
 }
 
 pub fn config_check(common: &Common, overrides: &Overrides) -> Result<(), CliError> {
     Settings::load(common.config.as_deref(), overrides).map_err(CliError::usage)?;
-    println!("the settings are valid");
-    Ok(())
+    if common.json { say(serde_json::json!({ "valid": true })) } else { say("the settings are valid") }
 }
 
 fn without_nulls(value: serde_json::Value) -> serde_json::Value {

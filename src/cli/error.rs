@@ -114,6 +114,16 @@ impl From<crate::app::StartError> for CliError {
     }
 }
 
+/// One line on standard output. A reader that went away (`| head`) is no error; a full disk is.
+pub fn say(line: impl fmt::Display) -> Result<(), CliError> {
+    match writeln!(std::io::stdout().lock(), "{line}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(CliError::file(std::path::Path::new("standard output"), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Names and messages from elsewhere must not steer the terminal (CVE-2020-26283): control and bidi characters are
 /// shown as escapes.
 pub fn printable(text: &str) -> String {

@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::connection::checked;
 use super::content::{Content, begin, progress, within};
-use super::error::printable;
+use super::error::{printable, say};
 use super::remote_store::RemoteStore;
 use super::{CliError, Common, Exit, GetArgs};
 use crate::dag::directory::Entries;
@@ -36,11 +36,10 @@ pub async fn get(common: &Common, args: GetArgs) -> Result<(), CliError> {
     content.connection.close().await;
     let (path, files, bytes) = result?;
     if common.json {
-        println!("{}", serde_json::json!({ "path": path, "files": files, "bytes": bytes }));
+        say(serde_json::json!({ "path": path, "files": files, "bytes": bytes }))
     } else {
-        println!("{}", path.display());
+        say(path.display())
     }
-    Ok(())
 }
 
 async fn run(common: &Common, content: &Content, output: Option<PathBuf>) -> Result<(PathBuf, u64, u64), CliError> {

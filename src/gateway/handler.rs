@@ -266,7 +266,11 @@ impl Visit<'_> {
         out.insert(headers::SERVER_TIMING, timing(&guard, &guard.report(), self.resolved_after));
         let body = if self.ask.is_head() {
             guard.complete();
-            Body::empty()
+            match length {
+                Some(_) => Body::empty(),
+                // Of no known size, so that nobody announces a length of 0 for it (RFC 9110 §8.6).
+                None => Body::from_stream(futures::stream::empty::<Result<bytes::Bytes, std::convert::Infallible>>()),
+            }
         } else {
             let limit = self.gateway.state.config.request_timeout;
             let limit = if limit.is_zero() { NO_LIMIT } else { limit };

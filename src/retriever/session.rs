@@ -107,6 +107,8 @@ struct Handle {
     core: Arc<Core>,
     shared: Arc<Shared>,
     local_only: bool,
+    /// Whether it is one of the [`Core::readers`].
+    reads_ahead: AtomicBool,
 }
 
 /// Takes the want back when the future that waits is dropped.
@@ -138,7 +140,8 @@ impl Session {
                 report: Report::new(policy),
             }),
         };
-        Self { handle: Arc::new(Handle { core, shared: Arc::new(shared), local_only }) }
+        let reads_ahead = AtomicBool::new(false);
+        Self { handle: Arc::new(Handle { core, shared: Arc::new(shared), local_only, reads_ahead }) }
     }
 
     /// The block, from the nearest tier or the network; joins a fetch of the same CID that is under way.
@@ -181,9 +184,13 @@ impl Session {
     /// for already. The caller keeps within [`Session::read_ahead`]; what is over it is left out. Fetched blocks wait
     /// in the session for `fetch`.
     pub fn prefetch(&self, hints: impl IntoIterator<Item = Hint>) {
-        let Handle { core, shared, local_only } = &*self.handle;
+        let Handle { core, shared, local_only, reads_ahead } = &*self.handle;
         if *local_only || core.mailbox.is_none() {
             return;
+        }
+        // What comes from the disk waits in memory like what comes from the network, so it shares the same budget.
+        if !reads_ahead.swap(true, Ordering::Relaxed) {
+            core.readers.fetch_add(1, Ordering::Relaxed);
         }
         let read_ahead = self.read_ahead();
         let mut missing = Vec::new();
@@ -230,7 +237,8 @@ impl Session {
     pub fn read_ahead(&self) -> u64 {
         let Handle { core, shared, .. } = &*self.handle;
         let block = shared.block_size();
-        let share = core.budget / (core.active.load(Ordering::Relaxed) as u64).max(1);
+        let sharing = core.active.load(Ordering::Relaxed).max(core.readers.load(Ordering::Relaxed)).max(1);
+        let share = core.budget / sharing as u64;
         let most = match shared.policy {
             Policy::Optimized => core.read_ahead,
             Policy::Standard => block * super::STANDARD_READ_AHEAD as u64,
@@ -378,6 +386,9 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
+        if *self.reads_ahead.get_mut() {
+            self.core.readers.fetch_sub(1, Ordering::Relaxed);
+        }
         let mut state = self.shared.lock();
         state.closed = true;
         state.slots.clear();

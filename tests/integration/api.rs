@@ -672,3 +672,19 @@ async fn health_metrics_and_readiness_answer_and_draining_is_not_ready() {
     assert_eq!((ready.status, ready.json()["status"].as_str()), (StatusCode::SERVICE_UNAVAILABLE, Some("draining")));
     assert_eq!(admin.get("/healthz").await.status, StatusCode::OK, "alive while it drains");
 }
+
+#[tokio::test]
+async fn a_refused_upload_is_read_to_its_end_so_that_the_client_hears_why() {
+    let admin = Admin::start().await;
+    for (path, kind) in [("/api/v1/car", "application/vnd.ipld.car"), ("/api/v1/add?profile=nope", "text/plain")] {
+        let taken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = taken.clone();
+        let chunks = (0..100).map(move |_| {
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Ok::<_, std::io::Error>(axum::body::Bytes::from_static(&[0xff; 1000]))
+        });
+        let answer = admin.post(path, kind, Body::from_stream(futures::stream::iter(chunks))).await;
+        assert!(answer.status.is_client_error(), "{path}");
+        assert_eq!(taken.load(std::sync::atomic::Ordering::Relaxed), 100, "{path}");
+    }
+}

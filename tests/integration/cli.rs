@@ -212,3 +212,40 @@ fn settings_and_completions_print_on_standard_output() {
     assert!(ok(tmp.path(), &["completions", "bash"]).contains("tidegate"));
     assert!(ok(tmp.path(), &["doctor"]).contains("data directory"));
 }
+
+#[test]
+fn every_line_of_a_json_answer_is_json() {
+    let tmp = tempfile::tempdir().unwrap();
+    let data = tmp.path().join("data");
+    let folder = tmp.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("a.txt"), "a").unwrap();
+    let cid = ok(&data, &["add", "-rq", folder.to_str().unwrap()]).trim().to_owned();
+    let car = tmp.path().join("x.car");
+    for args in [
+        &["config", "check"][..],
+        &["refs", &cid],
+        &["refs", "-r", &cid],
+        &["pin", "rm", &cid],
+        &["pin", "add", &cid],
+        &["car", "export", &cid, "-o", car.to_str().unwrap()],
+        &["car", "import", car.to_str().unwrap()],
+    ] {
+        let out = ok(&data, &[&["--json"], args].concat());
+        assert!(!out.is_empty(), "{args:?}");
+        for line in out.lines() {
+            assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{args:?}: {line}");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn output_that_cannot_be_written_is_an_error_and_no_panic() {
+    let tmp = tempfile::tempdir().unwrap();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = command(&tmp.path().join("data")).args(["config", "check"]).stdout(full).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{stderr}");
+    assert!(stderr.contains("standard output"), "{stderr}");
+}

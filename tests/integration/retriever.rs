@@ -502,3 +502,21 @@ async fn every_bound_has_its_metric() {
         assert!(text.contains(&format!("tidegate_retriever_{name}")), "{name}");
     }
 }
+
+#[tokio::test]
+async fn sessions_that_read_local_blocks_ahead_share_the_reorder_budget() {
+    let world = World::new();
+    let blocks = blocks(1, 1000);
+    let config = Config::default();
+    let retriever = world.retriever(&config, Vec::new());
+    world.memory.cache(&blocks[0]);
+    let session = || {
+        let session = retriever.session(*blocks[0].cid(), SessionOptions::default());
+        session.prefetch([Hint { cid: *blocks[0].cid(), size: Some(1000) }]);
+        session
+    };
+    let mut sessions: Vec<_> = (0..16).map(|_| session()).collect();
+    assert!(sessions.iter().all(|session| session.read_ahead() <= config.reorder_budget.0 / 16));
+    sessions.truncate(1);
+    assert_eq!(sessions[0].read_ahead(), config.session_read_ahead.0);
+}

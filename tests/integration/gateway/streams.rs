@@ -127,3 +127,17 @@ async fn a_head_over_a_connection_has_a_length_and_no_body() {
     let record = world.records.one().await;
     assert_eq!((record.outcome, record.bytes, record.ttfb), (Outcome::Complete, 0, None));
 }
+
+#[tokio::test]
+async fn a_head_of_a_car_does_not_announce_an_empty_one() {
+    let world = World::new();
+    let (file, _) = world.file(&noise(1000)).await;
+    let server = world.listen(Config::default(), None).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let request = format!("HEAD /ipfs/{}?format=car HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", file.cid);
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(!answer.to_ascii_lowercase().contains("content-length"), "{answer}");
+}
