@@ -231,7 +231,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Id => actions::show(&common, "id").await,
         Command::Peers => actions::peers(&common).await,
         Command::Stats => actions::show(&common, "stats").await,
-        Command::Config(ConfigCommand::Show { overrides }) => doctor::config_show(&common, &overrides),
+        Command::Config(ConfigCommand::Show { overrides }) => doctor::config_show(&common, &overrides).await,
         Command::Config(ConfigCommand::Check { overrides }) => doctor::config_check(&common, &overrides),
         Command::Doctor => doctor::doctor(&common).await,
         Command::Completions { shell } => {

@@ -35,17 +35,25 @@ pub struct Connection {
 
 impl Connection {
     pub async fn open(common: &Common, network: Network) -> Result<Self, CliError> {
+        if let Some(connection) = Self::running(common).await? {
+            return Ok(connection);
+        }
         let dir = data_dir(common.data_dir.as_deref()).map_err(CliError::usage)?;
         let http = client()?;
-        if let Some(api) = running(&dir, &http).await {
-            return Ok(Self { http, gateway: api.gateway, admin: api.admin, token: api.token, embedded: None });
-        }
         let mut settings = Settings::load(common.config.as_deref(), &from_environment()?).map_err(CliError::usage)?;
         settings.data_dir = Some(dir);
         settings.offline |= network == Network::Local;
         let app = App::start(settings, Mode::Embedded).await.map_err(CliError::from)?;
         let api = app.api_file().clone();
         Ok(Self { http, gateway: api.gateway, admin: api.admin, token: api.token, embedded: Some(app) })
+    }
+
+    /// The running server of the data directory; `None` when there is none.
+    pub async fn running(common: &Common) -> Result<Option<Self>, CliError> {
+        let dir = data_dir(common.data_dir.as_deref()).map_err(CliError::usage)?;
+        let http = client()?;
+        let api = running(&dir, &http).await;
+        Ok(api.map(|api| Self { http, gateway: api.gateway, admin: api.admin, token: api.token, embedded: None }))
     }
 
     /// Ends the embedded server, if there is one.

@@ -56,9 +56,13 @@ pub async fn doctor(common: &Common) -> Result<(), CliError> {
     if problems > 0 { Err(CliError::new(Exit::Failed, format!("{problems} problem(s) found"))) } else { Ok(()) }
 }
 
-pub fn config_show(common: &Common, overrides: &Overrides) -> Result<(), CliError> {
+/// The settings that a running server was started with; without one, those that `serve` would start with.
+pub async fn config_show(common: &Common, overrides: &Overrides) -> Result<(), CliError> {
     let settings = Settings::load(common.config.as_deref(), overrides).map_err(CliError::usage)?;
-    let shown = settings.redacted();
+    let shown = match Connection::running(common).await? {
+        Some(server) => server.json(server.api(reqwest::Method::GET, "config")).await?,
+        None => settings.redacted(),
+    };
     if common.json {
         return say(shown);
     }

@@ -28,6 +28,9 @@ pub mod codec {
 pub enum CidError {
     #[error("not a CID: {0}")]
     Syntax(String),
+    /// No block can ever match it.
+    #[error("digest of {found} bytes where hash function {code:#x} gives {expected}")]
+    DigestLength { code: u64, found: usize, expected: usize },
     #[error("identity digest of {0} bytes is over the limit of {MAX_IDENTITY_DIGEST}")]
     IdentityTooLong(usize),
 }
@@ -62,7 +65,23 @@ pub fn check(cid: &Cid) -> Result<(), CidError> {
     if cid.hash().code() == 0 && digest > MAX_IDENTITY_DIGEST {
         return Err(CidError::IdentityTooLong(digest));
     }
-    Ok(())
+    match digest_length(cid.hash().code()) {
+        Some(expected) if expected != digest => {
+            Err(CidError::DigestLength { code: cid.hash().code(), found: digest, expected })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that an accepted hash function gives; `None` for identity and for those that are refused elsewhere.
+fn digest_length(code: u64) -> Option<usize> {
+    Some(match code {
+        0x12 | 0x16 | 0x1e | 0xb220 => 32,
+        0x13 | 0x14 => 64,
+        0x15 => 48,
+        0x17 => 28,
+        _ => return None,
+    })
 }
 
 /// The form in which the database and the API name a CID: version 1, base32, lower case.
@@ -72,6 +91,14 @@ pub fn canonical(cid: &Cid) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_digest_that_no_block_can_match_is_refused_at_once() {
+        for length in [16, 31, 33, 40] {
+            let cid = super::Cid::new_v1(0x55, super::Multihash::wrap(0x12, &vec![7; length]).unwrap());
+            assert!(matches!(super::parse(&cid.to_string()), Err(super::CidError::DigestLength { .. })), "{length}");
+        }
+    }
+
     use proptest::prelude::*;
     use rstest::rstest;
 
