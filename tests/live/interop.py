@@ -130,7 +130,7 @@ def stopped_provider(transport):
 
     On loopback one provider is fast enough for everything: a transfer in which the stopped one had nothing to do proves
     nothing and is done again, with fresh content."""
-    for attempt in range(6):
+    for attempt in range(20):
         if stop_one(transport, attempt):
             return
     raise AssertionError("the stopped provider was never in use")
