@@ -18,7 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from tidegate import BIN, QUIET  # noqa: E402
 
-ENV = {**os.environ, **{key: value for key, value in QUIET.items() if key != "TIDEGATE_NO_MDNS"}, "TIDEGATE_NO_DHT": "true"}
+# mDNS is what is tried here: whoever calls may have switched it off for everything else.
+ENV = {key: value for key, value in {**os.environ, **QUIET, "TIDEGATE_NO_DHT": "true"}.items() if key != "TIDEGATE_NO_MDNS"}
 SIZE = 3_000_000
 # mDNS asks when an interface appears; both know of each other well within this.
 DISCOVERY_LIMIT_S = 60
