@@ -159,6 +159,8 @@ impl App {
             settings: &settings,
             bound: settings.admin,
             gateway: api.gateway.clone(),
+            admin: api.admin.clone(),
+            data_dir: data_dir.clone(),
             token: token.check(),
             blocks: blocks.clone(),
             retriever,

@@ -6,6 +6,7 @@
 pub mod assets;
 mod attention;
 mod chart;
+mod content;
 mod error;
 mod export;
 pub mod filters;
@@ -13,6 +14,8 @@ mod overview;
 mod page;
 mod retrieval;
 mod retrievals;
+mod series;
+mod system;
 mod verdict;
 mod waterfall;
 
@@ -20,6 +23,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
+
+pub use system::Host;
 
 use crate::db::{Database, DbError};
 
@@ -34,6 +39,8 @@ pub struct State {
     pub gateway: String,
     /// `--compare-share`: the share of cold retrievals that run the standard policy, 0..=1.
     pub compare_share: f64,
+    /// The process and its machine.
+    pub host: Arc<Host>,
 }
 
 /// What pages show of the node without asking the database.
@@ -60,6 +67,8 @@ pub fn router(state: State) -> Router {
         .route("/partials/overview", get(overview::partial))
         .route("/retrievals", get(retrievals::page))
         .route("/retrievals/{id}", get(retrieval::page))
+        .route("/content", get(content::page))
+        .route("/system", get(system::page))
         .route("/static/{*path}", get(assets::serve))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)

@@ -1,8 +1,9 @@
 //! From the settings to each module's own configuration, in one place.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::token::Check;
 use crate::blockstore::{self, Blocks};
@@ -99,6 +100,8 @@ pub struct Admin<'a> {
     pub settings: &'a Settings,
     pub bound: SocketAddr,
     pub gateway: String,
+    pub admin: String,
+    pub data_dir: PathBuf,
     pub token: Check,
     pub blocks: Arc<Blocks>,
     pub retriever: Retriever,
@@ -131,6 +134,23 @@ impl Admin<'_> {
         }
     }
 
+    fn host(&self) -> dashboard::Host {
+        let node = self.node.clone();
+        dashboard::Host {
+            blocks: self.blocks.clone(),
+            config: self.settings.redacted(),
+            data_dir: self.data_dir.clone(),
+            supervisors: self.supervisors.clone(),
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            admin: self.admin.clone(),
+            peer_addrs: Arc::new(move || {
+                let addrs = node.as_ref().map(p2p::Client::listen_addrs).unwrap_or_default();
+                addrs.iter().map(ToString::to_string).collect()
+            }),
+        }
+    }
+
     fn dashboard_state(&self) -> dashboard::State {
         let (node, blocks, offline) = (self.node.clone(), self.blocks.clone(), self.settings.offline);
         let delegated = self.settings.router.len();
@@ -140,6 +160,7 @@ impl Admin<'_> {
             node: Arc::new(snapshot),
             gateway: self.gateway.clone(),
             compare_share: self.settings.compare_share,
+            host: Arc::new(self.host()),
         }
     }
 }

@@ -3,7 +3,12 @@
 use super::assets;
 
 /// Pages that exist, in the order of the navigation: path, name, the key after `g`.
-const PAGES: [(&str, &str, &str); 2] = [("/", "Overview", "o"), ("/retrievals", "Retrievals", "r")];
+const PAGES: &[(&str, &str, &str)] = &[
+    ("/", "Overview", "o"),
+    ("/retrievals", "Retrievals", "r"),
+    ("/content", "Content", "c"),
+    ("/system", "System", "s"),
+];
 
 /// What `base.html` needs.
 #[derive(Debug, Clone)]

@@ -116,6 +116,16 @@ impl Admin {
             }),
             gateway: "http://127.0.0.1:8080".to_owned(),
             compare_share: 0.0,
+            host: Arc::new(dashboard::Host {
+                blocks: blocks.clone(),
+                config: serde_json::json!({"gateway": "127.0.0.1:8080", "limits": {"drain-timeout": "30s"}}),
+                data_dir: dir.path().to_owned(),
+                supervisors: vec![supervisor.clone()],
+                started: Instant::now(),
+                started_at: std::time::SystemTime::now(),
+                admin: "http://127.0.0.1:8090".to_owned(),
+                peer_addrs: Arc::new(|| vec!["/ip4/127.0.0.1/tcp/4001".to_owned()]),
+            }),
         });
         Self { router: api::admin_router(state, pages), db, blocks, draining, _dir: dir, supervisor }
     }
