@@ -10,11 +10,15 @@
 //! | `GET /api/v1/pins`, `PUT` and `DELETE /api/v1/pins/{cid}` | pins |
 //! | `POST /api/v1/gc`, `POST /api/v1/scrub` | run and report |
 //! | `GET /api/v1/id`, `/stats`, `/config` | this server |
+//! | `GET /api/v1/cache` | tiers, and the reuse-distance curve |
+//! | `GET /api/v1/events` | what happens now, as server-sent events |
 //! | `GET /api/v1/retrievals`, `/retrievals/{id}` | what was fetched, and how |
 //! | `GET /api/v1/p2p/analytics`, `/p2p/peers` | the network |
 
 pub mod access;
 mod add;
+mod cache;
+mod events;
 mod extract;
 mod health;
 mod maintenance;
@@ -39,6 +43,7 @@ pub use access::{Access, TokenCheck};
 use crate::blockstore::Blocks;
 use crate::db::Database;
 use crate::p2p;
+use crate::record::live::Feed;
 use crate::retriever::Retriever;
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
@@ -63,6 +68,8 @@ pub struct State {
     pub gateway: String,
     pub supervisors: Vec<Supervisor>,
     pub draining: Draining,
+    /// What happens now, for `/events`.
+    pub feed: Feed,
     pub started: Instant,
     pub access: Access,
 }
@@ -96,6 +103,8 @@ pub fn admin_router(state: State, pages: Router) -> Router {
         .route("/pins/{cid}", get(pins::one).put(pins::add).delete(pins::remove))
         .route("/gc", post(maintenance::gc))
         .route("/scrub", post(maintenance::scrub))
+        .route("/cache", get(cache::cache))
+        .route("/events", get(events::events))
         .route("/id", get(node::id))
         .route("/stats", get(node::stats))
         .route("/config", get(node::config))

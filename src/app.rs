@@ -21,6 +21,7 @@ use crate::db::Database;
 use crate::exchange::Exchange;
 use crate::http_peer::delegated::{DelegatedMetrics, DelegatedRouter, RouterUrlError};
 use crate::listener::{self, Tls, TlsError};
+use crate::record::live::Feed;
 use crate::record::{NoRecords, RecordSink};
 use crate::retriever::Retriever;
 use crate::routing::ContentRouter;
@@ -77,6 +78,7 @@ pub struct App {
     data_dir: PathBuf,
     stop: CancellationToken,
     draining: api::Draining,
+    feed: Feed,
     listeners: Vec<tokio::task::JoinHandle<Option<usize>>>,
     /// By stage of the stop: listeners, retriever, node, database, store.
     stages: Stages,
@@ -133,6 +135,8 @@ impl App {
             Some(database) => database.sink(),
             None => Arc::new(NoRecords),
         };
+        let feed = Feed::new(&metrics);
+        let sink = feed.tee(sink);
         if let (Some(database), Some(node)) = (&database, &node) {
             let source = observer::Observer { node: node.clone(), retriever: retriever.clone() };
             topology::watch(database.clone(), Arc::new(source), parts::facts(&settings), &stages.database);
@@ -169,6 +173,7 @@ impl App {
             metrics: metrics.clone(),
             supervisors: stages.all(),
             draining: draining.clone(),
+            feed: feed.clone(),
         };
         let admin_router = admin.router();
 
@@ -193,7 +198,7 @@ impl App {
         }
         let peers = node.as_ref().map(p2p::Client::listen_addrs).unwrap_or_default();
         info!(gateway = api.gateway, admin = api.admin, data_dir = %data_dir.display(), "started");
-        Ok(Self { api, peers, data_dir, stop, draining, listeners, stages, node, database, blocks, _lock: lock })
+        Ok(Self { api, peers, data_dir, stop, draining, feed, listeners, stages, node, database, blocks, _lock: lock })
     }
 
     /// The one line that `serve` prints on stdout (DESIGN.md §8).
@@ -212,6 +217,8 @@ impl App {
     /// Stops in the order that the module names. Ends by itself: every stage has a deadline.
     pub async fn stop(self) {
         self.draining.begin();
+        // Streams of live events never end by themselves.
+        self.feed.close();
         self.stop.cancel();
         for listener in self.listeners {
             // The listener holds its own drain deadline.

@@ -67,6 +67,7 @@ pub fn router(state: State) -> Router {
         .route("/partials/overview", get(overview::partial))
         .route("/retrievals", get(retrievals::page))
         .route("/retrievals/{id}", get(retrieval::page))
+        .route("/partials/retrievals", get(retrievals::partial))
         .route("/content", get(content::page))
         .route("/system", get(system::page))
         .route("/static/{*path}", get(assets::serve))

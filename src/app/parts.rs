@@ -9,6 +9,7 @@ use super::token::Check;
 use crate::blockstore::{self, Blocks};
 use crate::config::Settings;
 use crate::db::{self, Database};
+use crate::record::live::Feed;
 use crate::retriever::{self, Retriever};
 use crate::routing::RouterKind;
 use crate::supervisor::Supervisor;
@@ -110,6 +111,7 @@ pub struct Admin<'a> {
     pub metrics: Metrics,
     pub supervisors: Vec<Supervisor>,
     pub draining: api::Draining,
+    pub feed: Feed,
 }
 
 impl Admin<'_> {
@@ -129,6 +131,7 @@ impl Admin<'_> {
             gateway: self.gateway.clone(),
             supervisors: self.supervisors.clone(),
             draining: self.draining.clone(),
+            feed: self.feed.clone(),
             started: Instant::now(),
             access: api::Access::new(self.bound, self.token.clone(), Vec::new()),
         }

@@ -173,7 +173,7 @@ pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>, wa
             Err(error) => export::unavailable(overview::down(&error, SystemTime::now())),
         };
     }
-    let page = Page::new("Content", "/content");
+    let page = Page::new("Content", "/content").plots();
     error::html(StatusCode::OK, &ContentPage { page, view: read(&state, span, &asked.pins_after).await })
 }
 

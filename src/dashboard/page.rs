@@ -18,6 +18,8 @@ pub struct Page {
     pub at: &'static str,
     /// It refreshes itself.
     pub live: bool,
+    /// It has drawings that can be zoomed (`static/plots.js`).
+    pub plots: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -30,11 +32,15 @@ pub struct NavItem {
 
 impl Page {
     pub fn new(title: impl Into<String>, at: &'static str) -> Self {
-        Self { title: title.into(), at, live: false }
+        Self { title: title.into(), at, live: false, plots: false }
     }
 
     pub fn live(self) -> Self {
         Self { live: true, ..self }
+    }
+
+    pub fn plots(self) -> Self {
+        Self { plots: true, ..self }
     }
 
     pub fn nav(&self) -> Vec<NavItem> {

@@ -16,6 +16,7 @@ use tidegate::blockstore::{self, Blocks};
 use tidegate::dashboard::{self, NodeSnapshot};
 use tidegate::db::{self, Database};
 use tidegate::ipld::cid;
+use tidegate::record::live::Feed;
 use tidegate::record::{
     Attempt, AttemptOutcome, EventKind, Origin, Outcome, Phase, Policy, RetrievalEvent, RetrievalId, RetrievalRecord,
     SessionReport, Transport,
@@ -27,6 +28,8 @@ use tidegate::telemetry::Metrics;
 use tidegate::topology::Facts;
 use tower::ServiceExt;
 
+mod pages;
+
 const TOKEN: &str = "a-token-for-tests-only";
 /// `hello` as an identity CID.
 const HELLO: &str = "bafkqabtimvwgy3yk";
@@ -36,6 +39,7 @@ struct Admin {
     db: Option<Database>,
     blocks: Arc<Blocks>,
     draining: Draining,
+    feed: Feed,
     _dir: TempDir,
     supervisor: Supervisor,
 }
@@ -92,6 +96,7 @@ impl Admin {
         };
         let bound: SocketAddr = bound.parse().unwrap();
         let draining = Draining::default();
+        let feed = Feed::new(&metrics);
         let state = api::State {
             blocks: blocks.clone(),
             retriever: Retriever::local(blocks.clone()),
@@ -103,6 +108,7 @@ impl Admin {
             gateway: "http://127.0.0.1:8080".to_owned(),
             supervisors: vec![supervisor.clone()],
             draining: draining.clone(),
+            feed: feed.clone(),
             started: Instant::now(),
             access: Access::new(bound, Arc::new(|token| token == TOKEN), vec!["tide.example".to_owned()]),
         };
@@ -127,7 +133,7 @@ impl Admin {
                 peer_addrs: Arc::new(|| vec!["/ip4/127.0.0.1/tcp/4001".to_owned()]),
             }),
         });
-        Self { router: api::admin_router(state, pages), db, blocks, draining, _dir: dir, supervisor }
+        Self { router: api::admin_router(state, pages), db, blocks, draining, feed, _dir: dir, supervisor }
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
