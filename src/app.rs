@@ -163,6 +163,7 @@ impl App {
             bound: settings.admin,
             gateway: api.gateway.clone(),
             token: token.check(),
+            tokens: tokens(&data_dir),
             blocks: blocks.clone(),
             retriever: retriever.clone(),
             node: node.clone(),
@@ -284,6 +285,14 @@ impl Stages {
         let Self { listeners, retriever, node, database, store } = self;
         [listeners, retriever, node, database, store].into_iter().cloned().collect()
     }
+}
+
+/// Tokens that cannot be read grant nothing; the server runs without them.
+fn tokens(data_dir: &std::path::Path) -> api::Tokens {
+    api::Tokens::open(data_dir).unwrap_or_else(|error| {
+        warn!(%error, "stored tokens cannot be read: none of them is accepted, and none can be made");
+        api::Tokens::none()
+    })
 }
 
 fn report(stage: &str, left: Vec<&'static str>) {

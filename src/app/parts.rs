@@ -100,6 +100,7 @@ pub struct Admin<'a> {
     pub bound: SocketAddr,
     pub gateway: String,
     pub token: Check,
+    pub tokens: api::Tokens,
     pub blocks: Arc<Blocks>,
     pub retriever: Retriever,
     pub node: Option<p2p::Client>,
@@ -127,8 +128,20 @@ impl Admin<'_> {
             supervisors: self.supervisors.clone(),
             draining: self.draining.clone(),
             started: Instant::now(),
-            access: api::Access::new(self.bound, self.token.clone(), Vec::new()),
+            access: self.access(),
         }
+    }
+
+    fn access(&self) -> api::Access {
+        let limits = &self.settings.limits;
+        let rates = api::Rates {
+            reads: limits.api_reads_per_second,
+            changes: limits.api_changes_per_second,
+            expensive: limits.api_expensive_per_second,
+        };
+        api::Access::new(self.bound, self.token.clone(), self.settings.admin_host.clone())
+            .with_tokens(self.tokens.clone())
+            .with_rates(api::RateLimits::new(rates, &self.metrics), self.settings.trusted_proxy.clone())
     }
 
     fn dashboard_state(&self) -> dashboard::State {
