@@ -83,6 +83,9 @@ pub struct App {
     node: Option<p2p::Client>,
     database: Option<Database>,
     blocks: Arc<Blocks>,
+    retriever: Retriever,
+    sink: Arc<dyn RecordSink>,
+    facts: topology::Facts,
     _lock: DataDirLock,
 }
 
@@ -150,7 +153,7 @@ impl App {
         let draining = api::Draining::default();
         let state = gateway::State {
             retriever: retriever.clone(),
-            sink,
+            sink: sink.clone(),
             config: parts::gateway(&settings),
             is_admin_token: token.check(),
         };
@@ -161,7 +164,7 @@ impl App {
             gateway: api.gateway.clone(),
             token: token.check(),
             blocks: blocks.clone(),
-            retriever,
+            retriever: retriever.clone(),
             node: node.clone(),
             database: database.clone(),
             metrics: metrics.clone(),
@@ -191,7 +194,22 @@ impl App {
         }
         let peers = node.as_ref().map(p2p::Client::listen_addrs).unwrap_or_default();
         info!(gateway = api.gateway, admin = api.admin, data_dir = %data_dir.display(), "started");
-        Ok(Self { api, peers, data_dir, stop, draining, listeners, stages, node, database, blocks, _lock: lock })
+        Ok(Self {
+            api,
+            peers,
+            data_dir,
+            stop,
+            draining,
+            listeners,
+            stages,
+            node,
+            database,
+            blocks,
+            retriever,
+            sink,
+            facts: parts::facts(&settings),
+            _lock: lock,
+        })
     }
 
     /// The one line that `serve` prints on stdout (DESIGN.md §8).
@@ -205,6 +223,32 @@ impl App {
 
     pub fn api_file(&self) -> &ApiFile {
         &self.api
+    }
+
+    /// The addresses under which other peers reach this node, with `/p2p/ID` at the end.
+    pub fn peers(&self) -> &[Multiaddr] {
+        &self.peers
+    }
+
+    pub(crate) fn blocks(&self) -> &Arc<Blocks> {
+        &self.blocks
+    }
+
+    pub(crate) fn retriever(&self) -> &Retriever {
+        &self.retriever
+    }
+
+    pub(crate) fn sink(&self) -> Arc<dyn RecordSink> {
+        self.sink.clone()
+    }
+
+    /// `None`: no records are kept.
+    pub(crate) fn database(&self) -> Option<&Database> {
+        self.database.as_ref()
+    }
+
+    pub(crate) fn facts(&self) -> topology::Facts {
+        self.facts
     }
 
     /// Stops in the order that the module names. Ends by itself: every stage has a deadline.
