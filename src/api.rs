@@ -11,7 +11,7 @@
 //! | `POST /api/v1/gc`, `POST /api/v1/scrub` | run and report |
 //! | `GET /api/v1/id`, `/stats`, `/config` | this server |
 //! | `GET /api/v1/retrievals`, `/retrievals/{id}` | what was fetched, and how |
-//! | `GET /api/v1/p2p/analytics`, `/p2p/peers` | the network |
+//! | `GET /api/v1/p2p/analytics`, `/p2p/peers`, `/p2p/topology` | the network |
 
 pub mod access;
 mod add;
@@ -22,6 +22,7 @@ mod node;
 mod pins;
 pub mod problem;
 mod retrievals;
+mod topology;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -103,6 +104,7 @@ pub fn admin_router(state: State, pages: Router) -> Router {
         .route("/retrievals/{id}", get(retrievals::one))
         .route("/p2p/analytics", get(node::analytics))
         .route("/p2p/peers", get(node::peers))
+        .route("/p2p/topology", get(topology::topology))
         .fallback(|request: Request| async move {
             Problem::not_found(format!("the API has no resource {}", request.uri().path()))
         })
