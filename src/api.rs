@@ -38,6 +38,7 @@ mod rate;
 mod retrievals;
 mod scope;
 mod tokens;
+mod topology;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,6 +124,7 @@ fn routes() -> OpenApiRouter<State> {
         .routes(routes!(retrievals::one))
         .routes(routes!(node::analytics))
         .routes(routes!(node::peers))
+        .route("/p2p/topology", axum::routing::get(topology::topology))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
         .routes(routes!(openapi::serve))

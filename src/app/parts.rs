@@ -182,6 +182,8 @@ fn snapshot(node: Option<&p2p::Client>, blocks: &Blocks, delegated: usize, offli
         node.map(p2p::Client::routers).unwrap_or_default().iter().map(|router| router.kind().to_string()).collect();
     routers.extend((delegated > 0).then(|| RouterKind::Delegated.to_string()));
     dashboard::NodeSnapshot {
+        peer_id: node.map(|node| node.peer_id().to_string()),
+        addresses: node.map(p2p::Client::listen_addrs).unwrap_or_default().iter().map(ToString::to_string).collect(),
         peers: peers.len(),
         exchange_peers: peers.iter().filter(|peer| peer.exchange).count(),
         routers,
