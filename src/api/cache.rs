@@ -4,20 +4,21 @@ use axum::extract::State as Extract;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::State;
 use super::extract::fresh;
 use crate::blockstore::Stats;
 use crate::blockstore::reuse::{HitRatio, MIN_SAMPLED};
 
-#[derive(Serialize)]
-struct Cache {
+#[derive(Serialize, ToSchema)]
+pub struct Cache {
     tiers: Stats,
     reuse: Reuse,
 }
 
 /// The reuse-distance curve, estimated from a sample of the blocks that requests read since the start.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Reuse {
     /// Block reads of requests and their bytes, exact.
     accesses: u64,
@@ -32,7 +33,8 @@ struct Reuse {
     curve: Vec<Point>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReusePoint)]
 struct Point {
     cache_bytes: u64,
     #[serde(flatten)]
@@ -44,7 +46,8 @@ fn sizes() -> impl Iterator<Item = u64> {
     (0..=40).map(|at| ((1_u64 << 20) as f64 * (f64::from(at) / 2.0).exp2()) as u64)
 }
 
-/// `GET /cache`
+/// What the cache tiers hold and had, and what caches of other sizes would have hit
+#[utoipa::path(get, path = "/cache", tag = "content", responses((status = 200, body = Cache)))]
 pub async fn cache(Extract(state): Extract<State>) -> Response {
     let curve = state.blocks.reuse();
     let points = sizes().filter_map(|cache_bytes| Some(Point { cache_bytes, ratio: curve.hit_ratio(cache_bytes)? }));

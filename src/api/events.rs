@@ -65,7 +65,11 @@ struct Summary {
     left_out: u32,
 }
 
-/// `GET /events`
+/// What happens now, as server-sent events: `started` and `finished` name a retrieval, `summary` comes once a second
+#[utoipa::path(
+    get, path = "/events", tag = "retrievals",
+    responses((status = 200, description = "A stream that ends with the server", body = String, content_type = "text/event-stream"))
+)]
 pub async fn events(Extract(state): Extract<State>) -> Result<Response, Problem> {
     let Some(watcher) = state.feed.watch() else {
         return Err(Problem::unavailable(format!("{MAX_WATCHERS} streams of events are open, which is the limit")));

@@ -49,7 +49,8 @@ pub struct AddGuard {
 }
 
 /// Figures of every tier.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+#[schema(as = StoreStats)]
 pub struct Stats {
     pub memory: TierStats,
     pub store: TierStats,

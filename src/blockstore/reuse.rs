@@ -81,7 +81,7 @@ pub struct ReuseCurve {
 }
 
 /// Shares of accesses and of bytes, 0..=1.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct HitRatio {
     pub by_requests: f64,
     pub by_bytes: f64,

@@ -6,6 +6,8 @@ use super::assets;
 const PAGES: &[(&str, &str, &str)] = &[
     ("/", "Overview", "o"),
     ("/retrievals", "Retrievals", "r"),
+    ("/peers", "Peers", "p"),
+    ("/topology", "Topology", "t"),
     ("/content", "Content", "c"),
     ("/system", "System", "s"),
 ];
