@@ -22,7 +22,7 @@ use serde::Serialize;
 use crate::ipld::{Block, Multihash};
 use crate::telemetry::Metrics;
 
-/// Distinct blocks that are followed at a time: some 400 KiB. The paper finds errors of 1 % with 8 Ki.
+/// Distinct blocks that are followed at a time: some 400 KiB. Mean errors are under 2 points with it (tests).
 pub const SAMPLED_BLOCKS: usize = 8_192;
 /// Sampled accesses under which nothing is said.
 pub const MIN_SAMPLED: u64 = 500;

