@@ -12,6 +12,7 @@
 //! | `GET /api/v1/id`, `/stats`, `/config` | this server |
 //! | `GET /api/v1/retrievals`, `/retrievals/{id}` | what was fetched, and how |
 //! | `GET /api/v1/p2p/analytics`, `/p2p/peers` | the network |
+//! | `POST /api/v1/webgpu/runs`, `/webgpu/results`, `GET /api/v1/webgpu/summary` | the WebGPU lab |
 
 pub mod access;
 mod add;
@@ -22,6 +23,7 @@ mod node;
 mod pins;
 pub mod problem;
 mod retrievals;
+mod webgpu;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +45,7 @@ use crate::retriever::Retriever;
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 use crate::topology::Facts;
+use crate::webgpu::Lab;
 use problem::Problem;
 
 /// What the handlers use.
@@ -65,6 +68,8 @@ pub struct State {
     pub draining: Draining,
     pub started: Instant,
     pub access: Access,
+    /// Run tokens of the WebGPU lab.
+    pub lab: Lab,
 }
 
 /// Whether the server is about to stop: `/readyz` says so from [`Draining::begin`] on.
@@ -103,6 +108,9 @@ pub fn admin_router(state: State, pages: Router) -> Router {
         .route("/retrievals/{id}", get(retrievals::one))
         .route("/p2p/analytics", get(node::analytics))
         .route("/p2p/peers", get(node::peers))
+        .route("/webgpu/runs", post(webgpu::begin))
+        .route("/webgpu/results", post(webgpu::results))
+        .route("/webgpu/summary", get(webgpu::summary))
         .fallback(|request: Request| async move {
             Problem::not_found(format!("the API has no resource {}", request.uri().path()))
         })

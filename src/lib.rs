@@ -8,7 +8,7 @@
 //! | L1 | [`blockstore`] [`routing`] [`exchange`] [`record`] [`supervisor`] [`telemetry`] [`listener`] [`units`] |
 //! | L2 | [`p2p`] [`http_peer`] [`db`] |
 //! | L3 | [`retriever`] |
-//! | L4a | [`dag`] [`topology`] |
+//! | L4a | [`dag`] [`topology`] [`webgpu`] |
 //! | L5 | [`gateway`] [`api`] [`dashboard`] |
 //! | L6 | [`config`] [`app`] [`cli`] |
 
@@ -31,6 +31,7 @@ pub mod retriever;
 
 pub mod dag;
 pub mod topology;
+pub mod webgpu;
 
 pub mod api;
 pub mod dashboard;

@@ -128,6 +128,7 @@ impl Admin<'_> {
             draining: self.draining.clone(),
             started: Instant::now(),
             access: api::Access::new(self.bound, self.token.clone(), Vec::new()),
+            lab: crate::webgpu::Lab::new(&self.metrics),
         }
     }
 

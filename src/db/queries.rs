@@ -6,6 +6,7 @@ mod network;
 mod overview;
 mod retrievals;
 mod series;
+mod webgpu;
 
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +16,7 @@ use serde::Serialize;
 pub use self::compare::{Comparison, Interval, MIN_PAIRS, SizeClass, Verdict};
 pub use self::network::{ContentRow, HardwareRow, LinkRow, NetworkRow, PeerDetail, PeerOrder, PeerRow};
 pub use self::overview::{ByTier, CacheHits, MinutePoint, Outcomes, Overview, Peak};
+pub use self::webgpu::{LabRow, LabRunRow, ModelRow};
 pub use self::retrievals::{AttemptRow, Detail, EventRow, Page, RetrievalFilter, RetrievalRow, canonical_cid};
 use super::rows;
 
@@ -52,6 +54,7 @@ pub fn statements(backend: DbBackend) -> Vec<(&'static str, Statement)> {
         network::statements(backend),
         retrievals::statements(backend),
         series::statements(backend),
+        webgpu::statements(backend),
     ]
     .into_iter()
     .flatten()

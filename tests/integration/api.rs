@@ -95,6 +95,7 @@ impl Admin {
         let state = api::State {
             blocks: blocks.clone(),
             retriever: Retriever::local(blocks.clone()),
+            lab: tidegate::webgpu::Lab::new(&metrics),
             node: None,
             db: db.clone(),
             metrics,
