@@ -14,6 +14,7 @@ mod retrieval;
 mod retrievals;
 mod verdict;
 mod waterfall;
+mod webgpu;
 
 use std::sync::Arc;
 
@@ -59,6 +60,8 @@ pub fn router(state: State) -> Router {
         .route("/partials/overview", get(overview::partial))
         .route("/retrievals", get(retrievals::page))
         .route("/retrievals/{id}", get(retrieval::page))
+        .route("/webgpu", get(webgpu::page))
+        .route("/webgpu.csv", get(webgpu::csv))
         .route("/static/{*path}", get(assets::serve))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)

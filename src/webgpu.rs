@@ -22,7 +22,7 @@ pub use submission::{
     Adapter, Browser, Compile, CompileMode, Compute, Failure, FailureKind, Load, LoadMode, LoadPass, Origin, PassCache,
     Start, StartMode, Submission, Workgroup, Workload,
 };
-pub use summary::{Loads, Platform, Summary, Variant, WorkloadResult, load};
+pub use summary::{Loads, Pass, Platform, Run, Summary, Variant, WorkloadResult, load, window};
 pub use token::{Lab, RunToken, TokenError};
 
 /// The shapes that are swept (WEBGPU.md): each is legal within WebGPU's default limits.

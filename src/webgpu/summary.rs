@@ -9,7 +9,7 @@ use crate::db::queries::{LabRow, LabRunRow, ModelRow, Window};
 use crate::db::{Database, DbError};
 
 /// Rows older than this are not shown; retention may remove them earlier.
-pub const WINDOW: Duration = Duration::from_secs(90 * 24 * 3600);
+const WINDOW: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Runs that are listed one by one.
 const RUNS: u32 = 50;
 
@@ -110,9 +110,14 @@ pub struct Pass {
     pub verified: bool,
 }
 
+/// The window that is shown.
+pub fn window(now: SystemTime) -> Window {
+    Window::last(WINDOW, now)
+}
+
 /// Reads it.
 pub async fn load(db: &Database, now: SystemTime) -> Result<Summary, DbError> {
-    let (rows, runs) = (db.lab_rows(Window::last(WINDOW, now)).await?, db.lab_runs(RUNS).await?);
+    let (rows, runs) = (db.lab_rows(window(now)).await?, db.lab_runs(RUNS).await?);
     Ok(summarise(&rows, &runs, db.models(20).await?))
 }
 
