@@ -43,11 +43,7 @@ pub async fn begin(Extract(state): Extract<State>) -> Result<Response, Problem> 
 }
 
 /// Stores one run. The token is used up by any answer but 413, 415 and a body that is no JSON.
-pub async fn results(
-    Extract(state): Extract<State>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
+pub async fn results(Extract(state): Extract<State>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
     let stored = store(&state, &headers, body).await;
     match &stored {
         Ok(_) => state.lab.accepted(),

@@ -188,13 +188,40 @@ pub async fn csv(Extract(state): Extract<State>) -> Response {
 fn to_csv(rows: &[LabRow]) -> String {
     let mut out = String::new();
     let columns = [
-        "id", "test_id", "browser_name", "browser_version", "compute_shaders_enabled",
-        "shader_precompilation_enabled", "parallel_loading_enabled", "shader_compile_time_ms",
-        "first_inference_time_ms", "subsequent_inference_time_ms", "pipeline_creation_time_ms", "workgroup_size",
-        "optimization_score", "test_timestamp", "workload", "variant", "origin", "os", "adapter_vendor",
-        "adapter_architecture", "is_fallback_adapter", "is_simulated", "samples", "p95_ms", "gpu_time_ms",
-        "timer_resolution_ms", "max_error", "verified", "load_sequential_ms", "load_parallel_ms", "load_bytes",
-        "load_streams", "cid", "submission_id",
+        "id",
+        "test_id",
+        "browser_name",
+        "browser_version",
+        "compute_shaders_enabled",
+        "shader_precompilation_enabled",
+        "parallel_loading_enabled",
+        "shader_compile_time_ms",
+        "first_inference_time_ms",
+        "subsequent_inference_time_ms",
+        "pipeline_creation_time_ms",
+        "workgroup_size",
+        "optimization_score",
+        "test_timestamp",
+        "workload",
+        "variant",
+        "origin",
+        "os",
+        "adapter_vendor",
+        "adapter_architecture",
+        "is_fallback_adapter",
+        "is_simulated",
+        "samples",
+        "p95_ms",
+        "gpu_time_ms",
+        "timer_resolution_ms",
+        "max_error",
+        "verified",
+        "load_sequential_ms",
+        "load_parallel_ms",
+        "load_bytes",
+        "load_streams",
+        "cid",
+        "submission_id",
     ];
     let _ = write!(out, "{}\r\n", columns.join(","));
     for row in rows {
@@ -210,7 +237,8 @@ fn field(value: Option<&serde_json::Value>) -> String {
     match value {
         None | Some(serde_json::Value::Null) => String::new(),
         Some(serde_json::Value::String(text)) => {
-            let tamed = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.clone() };
+            let tamed =
+                if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.clone() };
             if tamed.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", tamed.replace('"', "\"\"")) } else { tamed }
         }
         Some(other) => other.to_string(),
@@ -333,12 +361,14 @@ fn verdict(
         });
     }
     for workload in &p.workloads {
-        let times: Vec<f64> =
-            workload.variants.iter().filter(|v| v.verified).filter_map(|v| v.median_ms).collect();
+        let times: Vec<f64> = workload.variants.iter().filter(|v| v.verified).filter_map(|v| v.median_ms).collect();
         let (least, most) = (times.iter().copied().reduce(f64::min), times.iter().copied().reduce(f64::max));
         if let (Some(shape), Some(least), Some(most)) = (&workload.best, least, most) {
             let name = title(&workload.workload);
-            parts.push(format!("{name}: {shape} is the best shape, {:.1} times as fast as the worst.", most / least.max(1e-9)));
+            parts.push(format!(
+                "{name}: {shape} is the best shape, {:.1} times as fast as the worst.",
+                most / least.max(1e-9)
+            ));
         }
     }
     if let (Some(one), Some(many)) = (one, many) {

@@ -79,5 +79,11 @@ async fn model(db: &impl ConnectionTrait, row: model::ActiveModel) -> Result<Opt
         .to_owned();
     model::Entity::insert(row).on_conflict(known).exec_without_returning(db).await?;
     let Some(name) = name.into_value() else { return Ok(None) };
-    model::Entity::find().select_only().column(Column::ModelId).filter(Column::ModelName.eq(name)).into_tuple().one(db).await
+    model::Entity::find()
+        .select_only()
+        .column(Column::ModelId)
+        .filter(Column::ModelName.eq(name))
+        .into_tuple()
+        .one(db)
+        .await
 }

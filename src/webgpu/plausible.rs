@@ -39,7 +39,9 @@ pub enum Implausible {
     Many(&'static str),
     #[error("{place}: {value} ms is no time of a run")]
     Time { place: String, value: f64 },
-    #[error("{place}: {samples} samples; it takes {MIN_SAMPLES} to {MAX_SAMPLES} for a median of computing, at least 1 elsewhere")]
+    #[error(
+        "{place}: {samples} samples; it takes {MIN_SAMPLES} to {MAX_SAMPLES} for a median of computing, at least 1 elsewhere"
+    )]
     Samples { place: String, samples: u32 },
     #[error("{place}: p95 ({p95} ms) is below the median ({median} ms)")]
     P95 { place: String, median: f64, p95: f64 },
@@ -61,11 +63,9 @@ impl Submission {
     /// Refuses what cannot be.
     pub fn check(&self) -> Result<(), Implausible> {
         name("browser.name", &self.browser.name)?;
-        for (place, text) in [
-            ("browser.version", &self.browser.version),
-            ("os", &self.os),
-            ("wait_method", &self.wait_method),
-        ] {
+        for (place, text) in
+            [("browser.version", &self.browser.version), ("os", &self.os), ("wait_method", &self.wait_method)]
+        {
             text.as_deref().map_or(Ok(()), |text| name(place, text))?;
         }
         time("duration_ms", self.duration_ms)?;
@@ -87,7 +87,8 @@ impl Submission {
         self.compile.iter().try_for_each(compile)?;
         self.start.iter().try_for_each(start)?;
         self.load.as_ref().map_or(Ok(()), load)?;
-        let summed = self.compute.iter().filter_map(|row| Some(row.median_ms? * f64::from(row.samples * row.dispatches)));
+        let summed =
+            self.compute.iter().filter_map(|row| Some(row.median_ms? * f64::from(row.samples * row.dispatches)));
         if summed.sum::<f64>() > self.duration_ms * 1.05 {
             return Err(Implausible::Contradiction { place: "the samples together outlast the run".to_owned() });
         }

@@ -89,8 +89,7 @@ pub fn log_mel(audio: &[f32]) -> Vec<f64> {
     let turn: Vec<(f64, f64)> = (0..FFT).map(|k| (2.0 * PI * k as f64 / FFT as f64).sin_cos()).collect();
     let mut out = Vec::with_capacity(FRAMES * MELS);
     for frame in 0..FRAMES {
-        let part: Vec<f64> =
-            (0..WINDOW).map(|n| f64::from(audio[frame * HOP + n]) * window[n]).collect();
+        let part: Vec<f64> = (0..WINDOW).map(|n| f64::from(audio[frame * HOP + n]) * window[n]).collect();
         let power: Vec<f64> = (0..BINS)
             .map(|bin| {
                 let (mut re, mut im) = (0.0, 0.0);
@@ -154,9 +153,11 @@ pub fn max_error(result: &[f32], reference: &[f64]) -> f64 {
     if result.len() != reference.len() {
         return f64::INFINITY;
     }
-    result.iter().zip(reference).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, |worst: f64, error| {
-        if error.is_nan() { f64::INFINITY } else { worst.max(error) }
-    })
+    result
+        .iter()
+        .zip(reference)
+        .map(|(a, b)| (f64::from(*a) - b).abs())
+        .fold(0.0, |worst: f64, error| if error.is_nan() { f64::INFINITY } else { worst.max(error) })
 }
 
 #[cfg(test)]
@@ -178,7 +179,8 @@ mod tests {
             }
             fft.process(&mut buffer);
             for band in 0..MELS {
-                let energy: f64 = (0..BINS).map(|bin| f64::from(filters[band * BINS + bin]) * buffer[bin].norm_sqr()).sum();
+                let energy: f64 =
+                    (0..BINS).map(|bin| f64::from(filters[band * BINS + bin]) * buffer[bin].norm_sqr()).sum();
                 worst = worst.max((energy.max(FLOOR).ln() - ours[frame * MELS + band]).abs());
             }
         }

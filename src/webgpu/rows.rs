@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use sea_orm::ActiveValue::Set;
 
 use super::submission::{Compile, Compute, Load, LoadPass, PassCache, Start, StartMode, Submission};
-use crate::db::entity::{hardware_platform, model, test_result, webgpu_metric as metric};
 use crate::db::LabRun;
+use crate::db::entity::{hardware_platform, model, test_result, webgpu_metric as metric};
 
 /// `test_results.test_type` of lab runs.
 pub const TEST_TYPE: &str = "webgpu";

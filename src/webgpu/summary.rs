@@ -218,7 +218,8 @@ fn platform(rows: &[&LabRow], runs: &[LabRunRow]) -> Option<Platform> {
 
 fn workload(name: &str, rows: &[&LabRow]) -> Option<WorkloadResult> {
     let rows: Vec<&&LabRow> = rows.iter().filter(|row| row.workload == name).collect();
-    let measured = |row: &&LabRow| Some((row.verified.then_some(row.subsequent_inference_time_ms)??, row.variant.clone()?));
+    let measured =
+        |row: &&LabRow| Some((row.verified.then_some(row.subsequent_inference_time_ms)??, row.variant.clone()?));
     let best = rows.iter().filter_map(|row| measured(row)).min_by(|a, b| a.0.total_cmp(&b.0)).map(|best| best.1);
     let variants = rows.iter().map(|row| Variant {
         workgroup: row.workgroup_size.clone().unwrap_or_default(),

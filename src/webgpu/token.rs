@@ -65,7 +65,11 @@ impl Lab {
             refused: Counter::default(),
             accepted: Counter::default(),
         };
-        metrics.register("webgpu_tokens_evicted", "Run tokens ended early because too many were out", inner.evicted.clone());
+        metrics.register(
+            "webgpu_tokens_evicted",
+            "Run tokens ended early because too many were out",
+            inner.evicted.clone(),
+        );
         metrics.register(
             "webgpu_submissions_refused",
             "Lab results refused: token, rate or plausibility",
