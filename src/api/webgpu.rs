@@ -3,32 +3,36 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use axum::body::{Body, to_bytes};
 use axum::extract::State as Extract;
-use axum::http::header::{CONTENT_TYPE, USER_AGENT};
+use axum::http::header::USER_AGENT;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use multihash_codetable::{Code, MultihashDigest};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::extract::{Known, fresh, tagged};
+use super::extract::{Json, Known, fresh, tagged};
 use super::problem::Problem;
 use super::{State, database};
 use crate::db::LabReceipt;
-use crate::webgpu::{self, Context, MAX_BODY_BYTES, Submission, TokenError};
+use crate::webgpu::{self, Context, MAX_BODY_BYTES, RunToken, Submission, Summary, TokenError};
 
 /// Bytes of the User-Agent's hash: enough to tell browsers apart, not to find one again.
 const AGENT_HASH_BYTES: usize = 8;
 
-#[derive(Deserialize)]
+/// One run with the token that it was given.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = LabResults)]
 #[serde(deny_unknown_fields)]
-struct Posted {
+pub struct Posted {
+    /// Of `POST /webgpu/runs`; good for one run.
     token: String,
-    run: serde_json::Value,
+    run: Submission,
 }
 
-#[derive(Serialize)]
-struct Stored {
+#[derive(Serialize, ToSchema)]
+#[schema(as = LabStored)]
+pub struct Stored {
     submission_id: String,
     #[serde(flatten)]
     receipt: LabReceipt,
@@ -36,15 +40,29 @@ struct Stored {
     is_simulated: bool,
 }
 
-/// A token for one run.
+/// A token for one run of the lab
+#[utoipa::path(post, path = "/webgpu/runs", tag = "webgpu", responses((status = 201, body = RunToken)))]
 pub async fn begin(Extract(state): Extract<State>) -> Result<Response, Problem> {
     let token = state.lab.issue(Instant::now()).map_err(refusal)?;
     Ok(fresh(StatusCode::CREATED, token))
 }
 
-/// Stores one run. The token is used up by any answer but 413, 415 and a body that is no JSON.
-pub async fn results(Extract(state): Extract<State>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
-    let stored = store(&state, &headers, body).await;
+/// Stores one run of the lab
+///
+/// The token is used up by any run that is understood, a refused one too: what is implausible gets no second guess.
+#[utoipa::path(post, path = "/webgpu/results", tag = "webgpu", request_body = Posted, responses(
+    (status = 201, body = Stored),
+    (status = 409, description = "The token is unknown, used or expired."),
+    (status = 413, description = "More than 128 KiB."),
+    (status = 415, description = "Not application/json."),
+    (status = 422, description = "The run is not understood, or not plausible; `detail` says where."),
+))]
+pub async fn results(
+    Extract(state): Extract<State>,
+    headers: HeaderMap,
+    Json(posted): Json<Posted, MAX_BODY_BYTES>,
+) -> Result<Response, Problem> {
+    let stored = store(&state, &headers, posted).await;
     match &stored {
         Ok(_) => state.lab.accepted(),
         Err(problem) if problem.status().is_client_error() => state.lab.refused(),
@@ -53,22 +71,9 @@ pub async fn results(Extract(state): Extract<State>, headers: HeaderMap, body: B
     stored.map(|stored| fresh(StatusCode::CREATED, stored))
 }
 
-async fn store(state: &State, headers: &HeaderMap, body: Body) -> Result<Stored, Problem> {
-    let json = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|value| {
-        value.split(';').next().is_some_and(|mime| mime.trim().eq_ignore_ascii_case("application/json"))
-    });
-    if !json {
-        return Err(Problem::media_type("results are application/json"));
-    }
-    let bytes = to_bytes(body, MAX_BODY_BYTES)
-        .await
-        .map_err(|_| Problem::too_large(format!("results are at most {MAX_BODY_BYTES} bytes")))?;
-    let posted: Posted = serde_json::from_slice(&bytes)
-        .map_err(|error| Problem::unprocessable(format!("expected {{\"token\", \"run\"}}: {error}")))?;
+async fn store(state: &State, headers: &HeaderMap, Posted { token, run }: Posted) -> Result<Stored, Problem> {
     let db = database(state)?;
-    state.lab.redeem(&posted.token, Instant::now()).map_err(refusal)?;
-    let run: Submission = serde_json::from_value(posted.run)
-        .map_err(|error| Problem::unprocessable(format!("the run is not understood: {error}")))?;
+    state.lab.redeem(&token, Instant::now()).map_err(refusal)?;
     run.check().map_err(|error| Problem::unprocessable(format!("the run is not plausible: {error}")))?;
     let is_simulated = run.adapter.as_ref().is_some_and(webgpu::Adapter::is_software);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -81,6 +86,8 @@ async fn store(state: &State, headers: &HeaderMap, body: Body) -> Result<Stored,
     Ok(Stored { submission_id: context.submission_id, receipt, is_simulated })
 }
 
+/// Stored runs by browser, version and adapter
+#[utoipa::path(get, path = "/webgpu/summary", tag = "webgpu", responses((status = 200, body = Summary)))]
 pub async fn summary(Extract(state): Extract<State>, known: Known) -> Result<Response, Problem> {
     tagged(&known, &webgpu::load(database(&state)?, SystemTime::now()).await?)
 }
@@ -88,7 +95,7 @@ pub async fn summary(Extract(state): Extract<State>, known: Known) -> Result<Res
 fn refusal(error: TokenError) -> Problem {
     match error {
         TokenError::Unknown => Problem::conflict(error.to_string()),
-        TokenError::TooMany => Problem::too_many(error.to_string()),
+        TokenError::TooMany => Problem::too_many(error.to_string(), 2),
     }
 }
 

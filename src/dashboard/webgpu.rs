@@ -1,15 +1,15 @@
 //! The WebGPU page: runs the lab in the visitor's browser and shows what is stored, by browser and version.
 
-use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use askama::Template;
 use axum::extract::{Query, State as Extract};
-use axum::http::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Deserialize;
 
+use super::export::{self, Cell, Links, Table, Wanted};
 use super::filters::{self, NONE, cell, ms};
 use super::page::Page;
 use super::{State, Unread, error, overview};
@@ -40,6 +40,7 @@ struct View {
     platforms: Vec<PlatformView>,
     any_software: bool,
     runs: Vec<RunView>,
+    export: Option<Links>,
 }
 
 struct PlatformView {
@@ -125,8 +126,11 @@ pub struct Asked {
 }
 
 /// `GET /webgpu`
-pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>) -> Response {
+pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>, wanted: Wanted) -> Response {
     let now = SystemTime::now();
+    if wanted.format.is_some() {
+        return exported(&state, &wanted, now).await;
+    }
     let read = match state.database() {
         Ok(db) => webgpu::load(db, now).await.map_err(Unread::from),
         Err(off) => Err(off),
@@ -140,6 +144,7 @@ pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>) ->
     }
     view.summary = "How fast browsers compile shaders, compute for audio models and load model shards here.".to_owned();
     view.gateway = state.gateway.clone();
+    view.export = Some(Links::new("/webgpu", "metrics", "Measurements"));
     (view.make_model, view.native) = (MAKE_MODEL, NATIVE);
     let status = if read.is_err() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let mut response = error::html(status, &WebgpuPage { page: Page::new("WebGPU", "/webgpu"), view });
@@ -154,6 +159,17 @@ pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>) ->
     response
 }
 
+async fn exported(state: &State, wanted: &Wanted, now: SystemTime) -> Response {
+    let read = match state.database() {
+        Ok(db) => db.lab_rows(webgpu::window(now)).await.map_err(Unread::from),
+        Err(off) => Err(off),
+    };
+    match read {
+        Ok(rows) => export::answer(wanted, "webgpu", &[table(&rows)]),
+        Err(unread) => export::unavailable(overview::down(&unread, now)),
+    }
+}
+
 fn policy(gateway: &str) -> String {
     // A configured address is ours, but a header has no room for surprises.
     let plain = gateway.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b';' | b',' | b'\''));
@@ -164,84 +180,61 @@ fn policy(gateway: &str) -> String {
     )
 }
 
-/// `GET /webgpu.csv`: every stored row of the last 90 days, columns named as in the table.
-pub async fn csv(Extract(state): Extract<State>) -> Response {
-    let now = SystemTime::now();
-    let read = match state.database() {
-        Ok(db) => db.lab_rows(webgpu::window(now)).await.map_err(Unread::from),
-        Err(off) => Err(off),
-    };
-    match read {
-        Ok(rows) => {
-            let disposition = "attachment; filename=\"tidegate-webgpu.csv\"";
-            let headers = [(CONTENT_TYPE, "text/csv; charset=utf-8"), (CONTENT_DISPOSITION, disposition)];
-            (headers, to_csv(&rows)).into_response()
-        }
-        Err(unread) => {
-            let text = overview::down(&unread, now);
-            error::error(StatusCode::SERVICE_UNAVAILABLE, "No export", text, "Try again when the database is back.")
-        }
-    }
-}
+const COLUMNS: &[&str] = &[
+    "id",
+    "test_id",
+    "browser_name",
+    "browser_version",
+    "compute_shaders_enabled",
+    "shader_precompilation_enabled",
+    "parallel_loading_enabled",
+    "shader_compile_time_ms",
+    "first_inference_time_ms",
+    "subsequent_inference_time_ms",
+    "pipeline_creation_time_ms",
+    "workgroup_size",
+    "optimization_score",
+    "test_timestamp",
+    "workload",
+    "variant",
+    "origin",
+    "os",
+    "adapter_vendor",
+    "adapter_architecture",
+    "is_fallback_adapter",
+    "is_simulated",
+    "samples",
+    "p95_ms",
+    "gpu_time_ms",
+    "timer_resolution_ms",
+    "max_error",
+    "verified",
+    "load_sequential_ms",
+    "load_parallel_ms",
+    "load_bytes",
+    "load_streams",
+    "cid",
+    "submission_id",
+];
 
-/// RFC 4180. Columns are the members of the row, in their order; null is empty.
-fn to_csv(rows: &[LabRow]) -> String {
-    let mut out = String::new();
-    let columns = [
-        "id",
-        "test_id",
-        "browser_name",
-        "browser_version",
-        "compute_shaders_enabled",
-        "shader_precompilation_enabled",
-        "parallel_loading_enabled",
-        "shader_compile_time_ms",
-        "first_inference_time_ms",
-        "subsequent_inference_time_ms",
-        "pipeline_creation_time_ms",
-        "workgroup_size",
-        "optimization_score",
-        "test_timestamp",
-        "workload",
-        "variant",
-        "origin",
-        "os",
-        "adapter_vendor",
-        "adapter_architecture",
-        "is_fallback_adapter",
-        "is_simulated",
-        "samples",
-        "p95_ms",
-        "gpu_time_ms",
-        "timer_resolution_ms",
-        "max_error",
-        "verified",
-        "load_sequential_ms",
-        "load_parallel_ms",
-        "load_bytes",
-        "load_streams",
-        "cid",
-        "submission_id",
-    ];
-    let _ = write!(out, "{}\r\n", columns.join(","));
-    for row in rows {
+/// Every stored row of the window, columns named as in `webgpu_metrics`.
+fn table(rows: &[LabRow]) -> Table {
+    let cells = rows.iter().map(|row| {
         let value = serde_json::to_value(row).unwrap_or_default();
-        let cells: Vec<String> = columns.iter().map(|name| field(value.get(name))).collect();
-        let _ = write!(out, "{}\r\n", cells.join(","));
-    }
-    out
+        COLUMNS.iter().map(|name| value.get(name).map_or(Cell::Null, exact)).collect()
+    });
+    Table::new("metrics", COLUMNS, cells.collect())
 }
 
-/// A text that a spreadsheet would run as a formula gets a quote before it (OWASP, CSV injection).
-fn field(value: Option<&serde_json::Value>) -> String {
+fn exact(value: &serde_json::Value) -> Cell {
     match value {
-        None | Some(serde_json::Value::Null) => String::new(),
-        Some(serde_json::Value::String(text)) => {
-            let tamed =
-                if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.clone() };
-            if tamed.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", tamed.replace('"', "\"\"")) } else { tamed }
-        }
-        Some(other) => other.to_string(),
+        serde_json::Value::Bool(value) => Cell::Bool(*value),
+        serde_json::Value::String(text) => Cell::Text(text.clone()),
+        serde_json::Value::Number(number) => match number.as_i64() {
+            Some(n) => Cell::Int(n.into()),
+            None => number.as_f64().map_or(Cell::Null, Cell::Real),
+        },
+        _ => Cell::Null,
     }
 }
 
@@ -278,6 +271,7 @@ fn named(name: &str, version: Option<&str>) -> String {
 /// Milliseconds with the digits that short GPU work needs.
 fn fine(value: Option<f64>) -> String {
     match value.filter(|value| value.is_finite() && *value >= 0.0) {
+        Some(value) if value == 0.0 => "0 ms".to_owned(),
         Some(value) if value < 0.1 => format!("{:.1} µs", value * 1e3),
         Some(value) if value < 9.95 => format!("{value:.2} ms"),
         other => cell(ms(other)),
@@ -389,6 +383,11 @@ fn title(workload: &str) -> &'static str {
     }
 }
 
+fn tolerance(workload: &str) -> String {
+    let known = webgpu::Workload::ALL.into_iter().find(|known| known.as_str() == workload);
+    known.map_or_else(|| NONE.to_owned(), |known| format!("{:.0e}", known.tolerance()))
+}
+
 fn workload(result: &WorkloadResult) -> WorkloadView {
     let rows = result.variants.iter().map(|v| VariantView {
         best: result.best.as_deref() == Some(v.workgroup.as_str()),
@@ -403,7 +402,10 @@ fn workload(result: &WorkloadResult) -> WorkloadView {
         score: v.score.map_or_else(|| NONE.to_owned(), |score| format!("{score:.2}")),
         verified: v.verified,
     });
-    WorkloadView { title: title(&result.workload).to_owned(), rows: rows.collect() }
+    WorkloadView {
+        title: format!("{}, tolerance {}", title(&result.workload), tolerance(&result.workload)),
+        rows: rows.collect(),
+    }
 }
 
 fn compile(row: &LabRow) -> CompileView {
@@ -460,14 +462,6 @@ mod tests {
     fn only_the_gateway_joins_the_policy_and_cannot_widen_it() {
         assert!(policy("http://127.0.0.1:8080").contains("connect-src 'self' http://127.0.0.1:8080;"));
         assert!(!policy("x; script-src *").contains("script-src *"));
-    }
-
-    #[test]
-    fn a_formula_in_a_browser_s_name_stays_a_text() {
-        let text = |text: &str| field(Some(&serde_json::Value::String(text.to_owned())));
-        assert_eq!(text("=1+1"), "'=1+1");
-        assert_eq!(text("a,\"b\""), "\"a,\"\"b\"\"\"");
-        assert_eq!(field(Some(&serde_json::Value::Null)), "");
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub struct LabRun {
 }
 
 /// What was written.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct LabReceipt {
     pub test_id: i64,
     pub rows: usize,

@@ -6,10 +6,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// One run: a browser's, or `tidegate gpu bench`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = LabRun)]
 pub struct Submission {
     pub origin: Origin,
     pub browser: Browser,
@@ -39,8 +41,9 @@ pub struct Submission {
     pub load: Option<Load>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = LabOrigin)]
 pub enum Origin {
     Browser,
     /// wgpu without a browser.
@@ -56,8 +59,9 @@ impl Origin {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = LabBrowser)]
 pub struct Browser {
     pub name: String,
     #[serde(default)]
@@ -65,8 +69,9 @@ pub struct Browser {
 }
 
 /// `GPUAdapterInfo`, or what wgpu says. Empty texts are as good as none: Firefox tells no names.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = LabAdapter)]
 pub struct Adapter {
     pub vendor: String,
     pub architecture: String,
@@ -96,15 +101,16 @@ impl Adapter {
 }
 
 /// Why a run did not end as it should.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = LabFailure)]
 pub struct Failure {
     pub kind: FailureKind,
     /// For a person.
     pub message: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailureKind {
     /// Not HTTPS and not localhost: browsers hide `navigator.gpu`.
@@ -143,8 +149,9 @@ impl FailureKind {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = LabWorkload)]
 pub enum Workload {
     LogMel,
     Attention,
@@ -228,10 +235,12 @@ impl TryFrom<String> for Workgroup {
 }
 
 /// One workload with one shape.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = LabCompute)]
 pub struct Compute {
     pub workload: Workload,
+    #[schema(value_type = String, pattern = "^[0-9]+x[0-9]+x[0-9]+$", example = "64x1x1")]
     pub workgroup: Workgroup,
     #[serde(default)]
     pub shader_compile_ms: Option<f64>,
@@ -259,7 +268,7 @@ pub struct Compute {
     pub error: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CompileMode {
     /// A source that no cache knows.
@@ -284,8 +293,9 @@ impl CompileMode {
 }
 
 /// Shader modules and pipelines made, medians over `samples`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = LabCompile)]
 pub struct Compile {
     pub mode: CompileMode,
     pub pipelines: u32,
@@ -301,7 +311,7 @@ pub struct Compile {
     pub first_dispatch_ms: Option<f64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StartMode {
     /// All pipelines made during load.
@@ -320,8 +330,9 @@ impl StartMode {
 }
 
 /// The first inference (front end, then attention, results on the CPU) with pipelines that no cache knows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = LabStart)]
 pub struct Start {
     pub mode: StartMode,
     pub samples: u32,
@@ -343,8 +354,9 @@ pub struct Start {
 }
 
 /// A model's shards fetched from the gateway into GPU buffers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = LabLoad)]
 pub struct Load {
     pub cid: String,
     pub name: String,
@@ -362,7 +374,7 @@ pub struct Load {
     pub passes: Vec<LoadPass>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LoadMode {
     Files,
@@ -378,7 +390,7 @@ impl LoadMode {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PassCache {
     /// The first pass of the run: the gateway may have had to fetch.
@@ -397,7 +409,7 @@ impl PassCache {
 }
 
 /// One way of loading, medians over `samples`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoadPass {
     pub mode: LoadMode,

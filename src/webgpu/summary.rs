@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::db::queries::{LabRow, LabRunRow, ModelRow, Window};
 use crate::db::{Database, DbError};
@@ -14,7 +15,8 @@ const WINDOW: Duration = Duration::from_secs(90 * 24 * 3600);
 const RUNS: u32 = 50;
 
 /// The answer of `GET /api/v1/webgpu/summary`, and what the page shows.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = LabSummary)]
 pub struct Summary {
     /// One for each browser, version, origin, system and adapter; the newest first.
     pub platforms: Vec<Platform>,
@@ -25,7 +27,8 @@ pub struct Summary {
 }
 
 /// One run as a line.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = LabSummaryRun)]
 pub struct Run {
     pub id: i64,
     pub submission_id: String,
@@ -41,7 +44,8 @@ pub struct Run {
     pub duration_ms: Option<f64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = LabSummaryPlatform)]
 pub struct Platform {
     pub browser_name: String,
     pub browser_version: Option<String>,
@@ -67,7 +71,8 @@ pub struct Platform {
     pub loads: Option<Loads>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = LabSummaryWorkloadResult)]
 pub struct WorkloadResult {
     pub workload: String,
     /// The fastest verified shape.
@@ -75,7 +80,8 @@ pub struct WorkloadResult {
     pub variants: Vec<Variant>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = LabSummaryVariant)]
 pub struct Variant {
     pub workgroup: String,
     pub median_ms: Option<f64>,
@@ -89,13 +95,15 @@ pub struct Variant {
     pub score: Option<f64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = LabSummaryLoads)]
 pub struct Loads {
     pub cid: Option<String>,
     pub passes: Vec<Pass>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = LabSummaryPass)]
 pub struct Pass {
     /// `files` or `ranges`, and `first` or `warm`.
     pub variant: String,

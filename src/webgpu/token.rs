@@ -21,7 +21,8 @@ const PER_MINUTE: std::num::NonZeroU32 = std::num::NonZeroU32::new(30).unwrap();
 const TOKEN_BYTES: usize = 16;
 
 /// What a page needs to post its results once.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+#[schema(as = LabToken)]
 pub struct RunToken {
     pub token: String,
     pub expires_in_s: u64,

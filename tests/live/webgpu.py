@@ -162,7 +162,7 @@ def page_without_scripts(server, cid, with_native):
                  "device lost", "Precompil"] + (["without a browser"] if with_native else []):
         check(f"without scripts the page shows {text!r}", text in shown)
     check("no figure that is none", not re.search(r"\bNaN\b|Infinity|undefined", shown))
-    status, headers, body = request(server.admin, "GET", "/webgpu.csv")
+    status, headers, body = request(server.admin, "GET", "/webgpu?format=csv")
     lines = body.decode().strip().split("\r\n")
     summary = server.api("GET", "webgpu/summary")[1]
     check("CSV and JSON exports hold the rows", status == 200 and len(lines) > 60 and len(summary["platforms"]) >= 2, len(lines))

@@ -5,6 +5,7 @@ use sea_orm::{
     Statement,
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{MAX_LIMIT, Window};
 use crate::db::entity::{model, test_result, webgpu_metric};
@@ -14,7 +15,7 @@ use crate::db::{Database, DbError};
 const MAX_ROWS: u64 = 8_000;
 
 /// A row of `webgpu_metrics`.
-#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult, ToSchema)]
 pub struct LabRow {
     pub id: i64,
     pub test_id: Option<i64>,
@@ -53,7 +54,7 @@ pub struct LabRow {
 }
 
 /// A run of the lab: its row of `test_results`.
-#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult, ToSchema)]
 pub struct LabRunRow {
     pub id: i64,
     pub timestamp: i64,
@@ -68,7 +69,7 @@ pub struct LabRunRow {
 }
 
 /// A row of `models`.
-#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult, ToSchema)]
 pub struct ModelRow {
     pub model_id: i64,
     pub model_name: String,
