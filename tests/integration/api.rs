@@ -2,6 +2,7 @@
 
 mod access;
 mod rest;
+mod webgpu;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

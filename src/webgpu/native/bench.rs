@@ -159,12 +159,13 @@ fn compile_times(gpu: &Gpu, task: &Task<'_>, salt: &mut Salt) -> Result<Vec<Comp
         let sources = several();
         let started = Instant::now();
         // wgpu makes pipelines where it is called: together means on threads.
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = sources.iter().map(|source| scope.spawn(|| gpu.pipeline(source).map(drop))).collect();
-            threads.into_iter().try_for_each(|thread| {
-                thread.join().unwrap_or_else(|_| Err(NativeError::Map("a compiling thread panicked".to_owned())))
-            })
-        })?;
+        let ended = std::thread::scope(|scope| {
+            let threads: Vec<_> = sources.iter().map(|source| scope.spawn(|| gpu.build(source))).collect();
+            threads.into_iter().map(|thread| thread.join().is_ok()).collect::<Vec<bool>>()
+        });
+        if ended.contains(&false) {
+            return Err(NativeError::Map("the device refused a pipeline that was made on a thread".to_owned()));
+        }
         parallel.push(ms(started.elapsed()));
     }
     let [cold, cached] = singles;

@@ -60,8 +60,18 @@ impl Gpu {
         Ok(Self { device, queue, timestamps })
     }
 
+    /// A module and its pipeline. One thread at a time: the device has one stack of error scopes.
     pub fn pipeline(&self, source: &str) -> Result<Made, NativeError> {
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let made = self.build(source);
+        match futures::executor::block_on(scope.pop()) {
+            Some(error) => Err(NativeError::Refused(error)),
+            None => Ok(made),
+        }
+    }
+
+    /// The same on any thread; what the device refuses ends that thread.
+    pub fn build(&self, source: &str) -> Made {
         let started = Instant::now();
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: None,
@@ -76,11 +86,7 @@ impl Gpu {
             compilation_options: Default::default(),
             cache: None,
         });
-        let all = started.elapsed();
-        match futures::executor::block_on(scope.pop()) {
-            Some(error) => Err(NativeError::Refused(error)),
-            None => Ok(Made { pipeline, shader_ms: ms(compiled), pipeline_ms: ms(all - compiled) }),
-        }
+        Made { pipeline, shader_ms: ms(compiled), pipeline_ms: ms(started.elapsed() - compiled) }
     }
 
     fn buffer(&self, bytes: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
