@@ -66,7 +66,7 @@ impl Submission {
 
     /// Whether some shader ran and gave a result.
     fn computed(&self) -> bool {
-        self.compute.iter().any(|row| row.max_error.is_some()) || !self.compile.is_empty()
+        self.compute.iter().any(|row| row.max_error.is_some()) || !self.compile.is_empty() || !self.start.is_empty()
     }
 
     pub(super) fn is_software(&self) -> bool {

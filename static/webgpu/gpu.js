@@ -85,6 +85,9 @@ export class Gpu {
     try { value = await this.orLost(Promise.resolve().then(make)); } catch (error) { thrown = error; }
     const errors = await this.orLost(Promise.all([this.device.popErrorScope(), this.device.popErrorScope()]));
     const refused = errors.find(Boolean);
+    // A lost device refuses everything, and Firefox tells of the refusal first and of the loss up to 100 ms later.
+    if (thrown || refused) await Promise.race([this.lost, pause(400)]);
+    if (this.loss) throw this.loss;
     if (thrown instanceof LabError) throw thrown;
     if (refused || thrown) throw new LabError("validation", `The browser refused it: ${(refused ?? thrown).message}`.slice(0, 900));
     return value;
