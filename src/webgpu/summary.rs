@@ -193,7 +193,10 @@ fn platform(rows: &[&LabRow], runs: &[LabRunRow]) -> Option<Platform> {
     let of = |id: Option<&str>| -> Vec<&LabRow> {
         rows.iter().copied().filter(|row| row.submission_id.as_deref() == id).collect()
     };
-    let measured = submissions.iter().copied().find(|id| of(*id).iter().any(|row| row.verified));
+    // A whole run before one that broke off; that before none.
+    let good = |id: &Option<&str>| of(*id).iter().any(|row| row.verified);
+    let whole = |id: &Option<&str>| good(id) && of(*id).iter().all(|row| row.workload != "detect");
+    let measured = submissions.iter().find(|id| whole(id)).or_else(|| submissions.iter().find(|id| good(id))).copied();
     let shown = of(measured.unwrap_or(newest.submission_id.as_deref()));
     let head = shown.first()?;
     let failure = of(newest.submission_id.as_deref()).into_iter().find(|row| row.workload == "detect");
@@ -326,6 +329,17 @@ mod tests {
         assert_eq!(platform.failure.as_deref(), Some("device-lost"));
         assert_eq!(platform.runs, 2);
         assert_eq!(platform.workloads[0].variants[0].median_ms, Some(60.0));
+    }
+
+    #[test]
+    fn a_run_that_broke_off_does_not_hide_a_whole_one() {
+        let rows = vec![
+            row(9, "new", "detect", "device-lost", None),
+            row(8, "new", "start", "precompiled", Some(5.0)),
+            row(1, "old", "log-mel", "64x1x1", Some(60.0)),
+        ];
+        let summary = summarise(&rows, &[], Vec::new());
+        assert_eq!(summary.platforms[0].workloads.len(), 1);
     }
 
     #[test]
