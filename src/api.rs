@@ -41,6 +41,7 @@ mod retrievals;
 mod scope;
 mod tokens;
 mod topology;
+mod webgpu;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,6 +69,7 @@ use crate::retriever::Retriever;
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 use crate::topology::Facts;
+use crate::webgpu::Lab;
 use problem::Problem;
 
 /// What the handlers use.
@@ -92,6 +94,8 @@ pub struct State {
     pub feed: Feed,
     pub started: Instant,
     pub access: Access,
+    /// Run tokens of the WebGPU lab.
+    pub lab: Lab,
 }
 
 /// Whether the server is about to stop: `/readyz` says so from [`Draining::begin`] on.
@@ -132,6 +136,9 @@ fn routes() -> OpenApiRouter<State> {
         .routes(routes!(node::analytics))
         .routes(routes!(node::peers))
         .route("/p2p/topology", axum::routing::get(topology::topology))
+        .routes(routes!(webgpu::begin))
+        .routes(routes!(webgpu::results))
+        .routes(routes!(webgpu::summary))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
         .routes(routes!(openapi::serve))

@@ -153,6 +153,7 @@ impl Admin<'_> {
             feed: self.feed.clone(),
             started: Instant::now(),
             access: self.access(),
+            lab: crate::webgpu::Lab::new(&self.metrics),
         }
     }
 

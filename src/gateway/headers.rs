@@ -87,7 +87,7 @@ pub fn modified(seconds: i64) -> Option<SystemTime> {
 
 /// What every answer of the gateway carries, errors and redirects too: content is for everybody, scripts included.
 pub fn set_common(headers: &mut HeaderMap) {
-    const COMMON: [(HeaderName, HeaderValue); 6] = [
+    const COMMON: [(HeaderName, HeaderValue); 7] = [
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
         (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, OPTIONS")),
         (
@@ -102,6 +102,8 @@ pub fn set_common(headers: &mut HeaderMap) {
             ),
         ),
         (HeaderName::from_static("timing-allow-origin"), HeaderValue::from_static("*")),
+        // Pages that are isolated (COEP: require-corp) may use content too, as the WebGPU lab's does.
+        (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("cross-origin")),
         (header::X_CONTENT_TYPE_OPTIONS, NOSNIFF),
     ];
     for (name, value) in COMMON {

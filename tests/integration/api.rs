@@ -2,6 +2,7 @@
 
 mod access;
 mod rest;
+mod webgpu;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -114,6 +115,7 @@ impl Admin {
         let state = api::State {
             blocks: blocks.clone(),
             retriever: Retriever::local(blocks.clone()),
+            lab: tidegate::webgpu::Lab::new(&metrics),
             node: None,
             db: db.clone(),
             metrics,
