@@ -8,6 +8,7 @@
 //! | `POST /api/v1/add` | stores a file (raw body) or a tree (multipart, relative names), pins it |
 //! | `POST /api/v1/car` | stores the blocks of a CAR, pins its roots |
 //! | `GET /api/v1/pins`, `PUT` and `DELETE /api/v1/pins/{cid}` | pins |
+//! | `GET` and `PUT /api/v1/names/{name}`, `GET` and `POST /api/v1/names` | resolve a name, put its record, list kept ones, publish |
 //! | `POST /api/v1/gc`, `POST /api/v1/scrub` | run and report |
 //! | `GET /api/v1/id`, `/stats`, `/config` | this server |
 //! | `GET /api/v1/retrievals`, `/retrievals/{id}` | what was fetched, and how |
@@ -18,6 +19,7 @@ mod add;
 mod extract;
 mod health;
 mod maintenance;
+mod names;
 mod node;
 mod pins;
 pub mod problem;
@@ -38,6 +40,7 @@ pub use access::{Access, TokenCheck};
 
 use crate::blockstore::Blocks;
 use crate::db::Database;
+use crate::names::Resolver;
 use crate::p2p;
 use crate::retriever::Retriever;
 use crate::supervisor::Supervisor;
@@ -50,6 +53,7 @@ use problem::Problem;
 pub struct State {
     pub blocks: Arc<Blocks>,
     pub retriever: Retriever,
+    pub names: Resolver,
     /// `None`: offline.
     pub node: Option<p2p::Client>,
     /// `None`: no records are kept (`--database none`).
@@ -94,6 +98,8 @@ pub fn admin_router(state: State, pages: Router) -> Router {
         .route("/car", post(add::car))
         .route("/pins", get(pins::list))
         .route("/pins/{cid}", get(pins::one).put(pins::add).delete(pins::remove))
+        .route("/names", get(names::list).post(names::publish))
+        .route("/names/{name}", get(names::one).put(names::put))
         .route("/gc", post(maintenance::gc))
         .route("/scrub", post(maintenance::scrub))
         .route("/id", get(node::id))
