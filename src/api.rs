@@ -32,6 +32,7 @@ mod events;
 mod extract;
 mod health;
 mod maintenance;
+mod names;
 mod node;
 pub mod openapi;
 mod pins;
@@ -63,6 +64,7 @@ pub use tokens::{StoreError as TokenStoreError, Tokens};
 
 use crate::blockstore::Blocks;
 use crate::db::Database;
+use crate::names::Resolver;
 use crate::p2p;
 use crate::record::live::Feed;
 use crate::retriever::Retriever;
@@ -77,6 +79,7 @@ use problem::Problem;
 pub struct State {
     pub blocks: Arc<Blocks>,
     pub retriever: Retriever,
+    pub names: Resolver,
     /// `None`: offline.
     pub node: Option<p2p::Client>,
     /// `None`: no records are kept (`--database none`).
@@ -136,6 +139,8 @@ fn routes() -> OpenApiRouter<State> {
         .routes(routes!(node::analytics))
         .routes(routes!(node::peers))
         .route("/p2p/topology", axum::routing::get(topology::topology))
+        .route("/names", axum::routing::get(names::list).post(names::publish))
+        .route("/names/{name}", axum::routing::get(names::one).put(names::put))
         .routes(routes!(webgpu::begin))
         .routes(routes!(webgpu::results))
         .routes(routes!(webgpu::summary))

@@ -18,6 +18,7 @@ mod doctor;
 mod error;
 mod export;
 mod gpu;
+mod name;
 mod remote_store;
 mod serve;
 
@@ -81,6 +82,9 @@ pub enum Command {
     /// Import and export CAR files
     #[command(subcommand)]
     Car(CarCommand),
+    /// Publish and resolve IPNS names and DNSLinks
+    #[command(subcommand)]
+    Name(name::NameCommand),
     /// Keep content in the durable store
     #[command(subcommand)]
     Pin(PinCommand),
@@ -239,6 +243,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Refs { content, recursive } => content::refs(&common, content, recursive).await,
         Command::Car(CarCommand::Import { files }) => actions::car_import(&common, files).await,
         Command::Car(CarCommand::Export { content, output }) => content::car_export(&common, content, output).await,
+        Command::Name(command) => name::run(&common, command).await,
         Command::Pin(PinCommand::Add { cid, direct }) => actions::pin_add(&common, &cid, direct).await,
         Command::Pin(PinCommand::Rm { cid }) => actions::pin_rm(&common, &cid).await,
         Command::Pin(PinCommand::Ls) => actions::pin_ls(&common).await,

@@ -150,7 +150,7 @@ impl GatewayError {
 }
 
 /// DNS knows that there is no link; that a key has no record is never known for certain, somebody may hold one.
-fn name(error: &NameError) -> Fault {
+pub(super) fn name(error: &NameError) -> Fault {
     let (status, outcome, retry) = match error {
         NameError::Syntax { .. } | NameError::Path(_) | NameError::Recursion { .. } | NameError::KeyName(_) => {
             (StatusCode::BAD_REQUEST, Outcome::Error, None)
