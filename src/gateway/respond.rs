@@ -1,6 +1,11 @@
 //! One file per form of answer.
 
+pub(super) mod archive;
+mod bytes;
 pub(super) mod car;
+pub(super) mod codec;
+pub(super) mod dag_page;
 pub(super) mod directory;
 pub(super) mod file;
+mod multipart;
 pub(super) mod raw;

@@ -168,7 +168,8 @@ fn go_text(value: &Value) -> String {
         Value::Array(items) => format!("[{}]", items.iter().map(go_text).collect::<Vec<_>>().join(" ")),
         Value::Object(map) => {
             let sorted: BTreeMap<&String, &Value> = map.iter().collect();
-            let pairs: Vec<String> = sorted.into_iter().map(|(key, value)| format!("{key}:{}", go_text(value))).collect();
+            let pairs: Vec<String> =
+                sorted.into_iter().map(|(key, value)| format!("{key}:{}", go_text(value))).collect();
             format!("map[{}]", pairs.join(" "))
         }
     }
@@ -200,16 +201,34 @@ fn every_kind_of_check_can_fail() {
     for (met, unmet) in [
         (r#"{"status":200}"#, r#"{"status":404}"#),
         (r#"{"status_between_NOT_ENFORCED":[200,299]}"#, r#"{"status_between_NOT_ENFORCED":[500,599]}"#),
-        (r#"{"headers":[{"header":"A","check":{"equals":"one, two"}}]}"#, r#"{"headers":[{"header":"A","check":{"equals":"one"}}]}"#),
-        (r#"{"headers":[{"header":"A","check":{"contains":"two"}}]}"#, r#"{"headers":[{"header":"B","check":{"contains":"two"}}]}"#),
-        (r#"{"headers":[{"header":"A","check":{"regex":"t.o$"}}]}"#, r#"{"headers":[{"header":"A","check":{"regex":"^two"}}]}"#),
-        (r#"{"headers":[{"header":"B","check":{"absent":true}}]}"#, r#"{"headers":[{"header":"A","check":{"absent":true}}]}"#),
-        (r#"{"headers":[{"header":"A","check":{"absent":true},"negated":true}]}"#, r#"{"headers":[{"header":"B","check":{"absent":true},"negated":true}]}"#),
+        (
+            r#"{"headers":[{"header":"A","check":{"equals":"one, two"}}]}"#,
+            r#"{"headers":[{"header":"A","check":{"equals":"one"}}]}"#,
+        ),
+        (
+            r#"{"headers":[{"header":"A","check":{"contains":"two"}}]}"#,
+            r#"{"headers":[{"header":"B","check":{"contains":"two"}}]}"#,
+        ),
+        (
+            r#"{"headers":[{"header":"A","check":{"regex":"t.o$"}}]}"#,
+            r#"{"headers":[{"header":"A","check":{"regex":"^two"}}]}"#,
+        ),
+        (
+            r#"{"headers":[{"header":"B","check":{"absent":true}}]}"#,
+            r#"{"headers":[{"header":"A","check":{"absent":true}}]}"#,
+        ),
+        (
+            r#"{"headers":[{"header":"A","check":{"absent":true},"negated":true}]}"#,
+            r#"{"headers":[{"header":"B","check":{"absent":true},"negated":true}]}"#,
+        ),
         (r#"{"body":{"equals":"{\"x\":1}"}}"#, r#"{"body":{"equals":"{}"}}"#),
         (r#"{"body":{"equals_base64":"eyJ4IjoxfQ=="}}"#, r#"{"body":{"equals_base64":"e30="}}"#),
         (r#"{"body":{"contains":"x"}}"#, r#"{"body":{"contains":"y"}}"#),
         (r#"{"body":{"json_equals":"map[x:1]"}}"#, r#"{"body":{"json_equals":"map[x:2]"}}"#),
-        (r#"{"body":{"all":[{"contains":"x"},{"not":{"contains":"y"}}]}}"#, r#"{"body":{"all":[{"contains":"x"},{"not":{"contains":"x"}}]}}"#),
+        (
+            r#"{"body":{"all":[{"contains":"x"},{"not":{"contains":"y"}}]}}"#,
+            r#"{"body":{"all":[{"contains":"x"},{"not":{"contains":"x"}}]}}"#,
+        ),
         (r#"{"any_of":[{"status":404},{"status":200}]}"#, r#"{"any_of":[{"status":404},{"status":405}]}"#),
         (r#"{"all_of":[{"status":200},{}]}"#, r#"{"all_of":[{"status":200},{"status":404}]}"#),
         (r#"{}"#, r#"{"body":{"tar_has":["x"]}}"#),

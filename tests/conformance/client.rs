@@ -124,7 +124,8 @@ fn head(stream: &mut BufReader<TcpStream>) -> io::Result<(u16, Vec<(String, Stri
     if words.next() != Some("HTTP/1.1") {
         return Err(broken(format!("status line {first:?}")));
     }
-    let status = words.next().and_then(|word| word.parse().ok()).ok_or_else(|| broken(format!("no status: {first:?}")))?;
+    let status =
+        words.next().and_then(|word| word.parse().ok()).ok_or_else(|| broken(format!("no status: {first:?}")))?;
     let mut headers = Vec::new();
     loop {
         let line = line(stream)?;

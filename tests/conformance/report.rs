@@ -56,7 +56,8 @@ impl Report {
     }
 
     pub fn table(&self) -> String {
-        let mut text = format!("## {}\n\n| preset | cases | passed | failed | skipped |\n|---|---|---|---|---|\n", self.title);
+        let mut text =
+            format!("## {}\n\n| preset | cases | passed | failed | skipped |\n|---|---|---|---|---|\n", self.title);
         let mut row = |name: &str, counts: Counts| {
             let Counts { passed, failed, skipped } = counts;
             let _ = writeln!(text, "| {name} | {} | {passed} | {failed} | {skipped} |", passed + failed + skipped);
@@ -81,6 +82,7 @@ impl Report {
                     let _ = writeln!(text, "FAILED {} {} / {}", case.index, case.test, case.name);
                     let _ = writeln!(text, "    {} {host}{} {:?}", request.method, request.path, request.query);
                     for why in why {
+                        let why: String = why.chars().take(600).collect();
                         let _ = writeln!(text, "    {why}");
                     }
                 }
