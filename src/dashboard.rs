@@ -7,6 +7,7 @@ pub mod assets;
 mod attention;
 mod chart;
 mod error;
+mod export;
 pub mod filters;
 mod overview;
 mod page;

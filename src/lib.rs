@@ -7,10 +7,11 @@
 //! | L0 | [`ipld`] |
 //! | L1 | [`blockstore`] [`routing`] [`exchange`] [`record`] [`supervisor`] [`telemetry`] [`listener`] [`units`] |
 //! | L2 | [`p2p`] [`http_peer`] [`db`] |
-//! | L3 | [`retriever`] |
+//! | L3 | [`retriever`] [`names`] |
 //! | L4a | [`dag`] [`topology`] |
+//! | L4b | [`checkpoint`] |
 //! | L5 | [`gateway`] [`api`] [`dashboard`] |
-//! | L6 | [`config`] [`app`] [`cli`] |
+//! | L6 | [`config`] [`app`] [`accelerator`] [`cli`] |
 
 pub mod ipld;
 
@@ -27,15 +28,21 @@ pub mod db;
 pub mod http_peer;
 pub mod p2p;
 
+pub mod names;
 pub mod retriever;
 
 pub mod dag;
 pub mod topology;
 
+pub mod checkpoint;
+
 pub mod api;
 pub mod dashboard;
 pub mod gateway;
 
+pub mod accelerator;
 pub mod app;
 pub mod cli;
 pub mod config;
+
+pub use accelerator::Accelerator;

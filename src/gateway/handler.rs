@@ -16,6 +16,7 @@ use super::format::{CodecForm, Negotiated, ResponseFormat};
 use super::guard::{Guard, Start};
 use super::metrics::Limits;
 use super::middleware::{FormatLabel, RequestInfo};
+use super::names::{self, Mutable, Target};
 use super::{Gateway, headers, page, problem, respond};
 use crate::dag;
 use crate::dag::archive::ArchiveKind;
@@ -28,7 +29,7 @@ use crate::retriever::{FetchError, Session, SessionOptions};
 /// The retriever's own timeout, which can name phase and providers, gets this much time to speak first.
 const RETRIEVER_SPEAKS_FIRST: Duration = Duration::from_secs(1);
 /// A request without a limit in time: a century.
-const NO_LIMIT: Duration = Duration::from_secs(100 * 365 * 86_400);
+pub(super) const NO_LIMIT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 type Reply = Response<Body>;
 
@@ -38,8 +39,13 @@ pub(super) struct Ask {
     pub(super) headers: HeaderMap,
     pub(super) uri: Uri,
     pub(super) info: RequestInfo,
+    /// As it was asked for.
     pub(super) path: ContentPath,
+    /// Where it leads: the same, or the `/ipfs/` path of a name.
+    pub(super) target: ContentPath,
     pub(super) root: Cid,
+    /// Of an `/ipns/` path.
+    mutable: Option<Mutable>,
     pub(super) negotiated: Negotiated,
     pub(super) conditional: Conditional,
     pub(super) filename: Option<String>,
@@ -58,7 +64,7 @@ pub(super) struct Visit<'a> {
     resolved_after: Option<Duration>,
 }
 
-/// `/ipfs/{cid}[/path]`.
+/// `/ipfs/{cid}[/path]` and `/ipns/{name}[/path]`.
 pub(super) async fn content(
     State(gateway): State<Arc<Gateway>>,
     Extension(info): Extension<RequestInfo>,
@@ -69,14 +75,25 @@ pub(super) async fn content(
     if let Some(reply) = other_method(&method, &headers, &info) {
         return reply;
     }
-    let ask = match Ask::read(&gateway, method, uri, headers, info) {
+    if is_worker_of_a_root(uri.path(), &headers) {
+        return refuse(&GatewayError::ServiceWorker, &method, &headers, &info);
+    }
+    let mut target = None;
+    if uri.path().starts_with("/ipns/") {
+        match names::enter(&gateway, &method, &uri, &headers, &info).await {
+            Ok(found) => target = Some(found),
+            Err(reply) => return reply,
+        }
+    }
+    let (target, permit) = target.map(|Target { path, mutable, permit }| ((path, mutable), permit)).unzip();
+    let ask = match Ask::read(&gateway, method, uri, headers, info, target) {
         Ok(ask) => ask,
         Err((error, method, headers, info)) => return refuse(&error, &method, &headers, &info),
     };
     let label = FormatLabel(ask.negotiated.format.name());
     let mut reply = match known_by_the_client(&ask) {
-        Some(etag) => not_modified(&ask, &etag),
-        None => match gateway.permits.clone().try_acquire_owned() {
+        Some(etag) => ask.not_modified(&etag),
+        None => match permit.map_or_else(|| gateway.permits.clone().try_acquire_owned(), Ok) {
             Ok(permit) => visit(&gateway, &ask, permit).await,
             Err(_) => {
                 gateway.counts.hit(Limits::ConcurrentRequests);
@@ -129,15 +146,17 @@ impl Ask {
         uri: Uri,
         headers: HeaderMap,
         info: RequestInfo,
+        target: Option<(ContentPath, Mutable)>,
     ) -> Result<Self, (GatewayError, Method, HeaderMap, RequestInfo)> {
+        let (target, mutable) = target.unzip();
         let parsed = ContentPath::parse(uri.path())
-            .and_then(|path| path.cid().copied().map(|root| (path, root)).ok_or(PathError::Namespace))
+            .and_then(|path| {
+                let target = target.unwrap_or_else(|| path.clone());
+                target.cid().copied().map(|root| ((path, target), root)).ok_or(PathError::Namespace)
+            })
             .map_err(|error| GatewayError::Path { path: uri.path().to_owned(), error });
-        let parsed = parsed.and_then(|parsed| match is_worker_of_a_root(&parsed, &headers) {
-            true => Err(GatewayError::ServiceWorker),
-            false => Ok((parsed, ResponseFormat::negotiate(uri.query(), &headers)?)),
-        });
-        let ((path, root), negotiated) = match parsed {
+        let parsed = parsed.and_then(|parsed| Ok((parsed, ResponseFormat::negotiate(uri.query(), &headers)?)));
+        let (((path, target), root), negotiated) = match parsed {
             Ok(parsed) => parsed,
             Err(error) => return Err((error, method, headers, info)),
         };
@@ -145,20 +164,27 @@ impl Ask {
             conditional: Conditional::read(&headers),
             filename: parameter(&uri, "filename").filter(|name| !name.is_empty()),
             download: parameter(&uri, "download").is_some_and(|value| value == "true"),
-            only_if_cached: headers.get_all(CACHE_CONTROL).iter().any(|value| {
-                value
-                    .to_str()
-                    .is_ok_and(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case("only-if-cached")))
-            }),
+            only_if_cached: only_if_cached(&headers),
             policy: chosen_policy(gateway, &uri, &headers),
             method,
             headers,
             uri,
             info,
             path,
+            target,
             root,
+            mutable,
             negotiated,
         })
+    }
+
+    /// 304.
+    fn not_modified(&self, etag: &str) -> Reply {
+        let mut reply = not_modified(self, etag);
+        if let Some(mutable) = &self.mutable {
+            mutable.set_cache_control(reply.headers_mut());
+        }
+        reply
     }
 
     pub(super) fn is_head(&self) -> bool {
@@ -203,6 +229,8 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
 
     let limit = gateway.state.config.first_byte_timeout;
     let limit = if limit.is_zero() { NO_LIMIT } else { limit + RETRIEVER_SPEAKS_FIRST };
+    // The time that a name took counts.
+    let limit = limit.saturating_sub(ask.info.started.elapsed()).max(RETRIEVER_SPEAKS_FIRST);
     let answered = match tokio::time::timeout(limit, answer(&mut visit)).await {
         Ok(answered) => answered,
         Err(_) => {
@@ -219,7 +247,7 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
 }
 
 async fn answer(visit: &mut Visit<'_>) -> Result<Reply, GatewayError> {
-    let way = dag::resolve_cid(&visit.session, &visit.ask.path).await?;
+    let way = dag::resolve_cid(&visit.session, &visit.ask.target).await?;
     let resolved = way.fetch(&visit.session).await?;
     visit.resolved_after = Some(visit.ask.info.started.elapsed());
     match visit.ask.negotiated.format {
@@ -227,7 +255,7 @@ async fn answer(visit: &mut Visit<'_>) -> Result<Reply, GatewayError> {
         ResponseFormat::Car(options) => respond::car::respond(visit, &resolved, options).await,
         ResponseFormat::Tar => respond::archive::respond(visit, &resolved, ArchiveKind::Tar).await,
         ResponseFormat::Zip => respond::archive::respond(visit, &resolved, ArchiveKind::Zip).await,
-        ResponseFormat::IpnsRecord => Err(GatewayError::RecordWithoutName),
+        ResponseFormat::IpnsRecord => Err(GatewayError::NotAName),
         ResponseFormat::Codec(form) => match resolved.cid.codec() {
             code if form.fits(code) => respond::codec::respond(visit, &resolved, form),
             // Files of JSON are UnixFS mostly: who asks for JSON gets them, and of a directory the list of its entries.
@@ -266,17 +294,7 @@ impl Visit<'_> {
             return None;
         }
         self.light(StatusCode::NOT_MODIFIED);
-        Some(not_modified(self.ask, etag))
-    }
-
-    /// `Cache-Control` of a page that we make of the content.
-    pub(super) fn page_cache_control(&self) -> HeaderValue {
-        headers::LISTING
-    }
-
-    /// `Cache-Control` of what the content is, whole or as a block, a CAR, an archive.
-    pub(super) fn cache_control(&self) -> HeaderValue {
-        headers::IMMUTABLE
+        Some(self.ask.not_modified(etag))
     }
 
     /// 301 to the same address with a slash at its end, the query kept.
@@ -285,7 +303,11 @@ impl Visit<'_> {
         path.trailing_slash = true;
         let query = self.ask.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         self.light(StatusCode::MOVED_PERMANENTLY);
-        redirect(&format!("{}{query}", path.to_url_path()))
+        let mut reply = redirect(&format!("{}{query}", path.to_url_path()));
+        if let Some(mutable) = &self.ask.mutable {
+            mutable.set_cache_control(reply.headers_mut());
+        }
+        reply
     }
 
     fn light(&mut self, status: StatusCode) {
@@ -307,6 +329,9 @@ impl Visit<'_> {
         E: Into<GatewayError> + 'static,
     {
         out.extend(length.map(|length| (CONTENT_LENGTH, HeaderValue::from(length))));
+        if let Some(mutable) = &self.ask.mutable {
+            mutable.set_cache_control(&mut out);
+        }
         if let Some(address) = self.ask.own_address() {
             out.insert(CONTENT_LOCATION, headers::value(&address));
         }
@@ -369,7 +394,7 @@ impl Visit<'_> {
 
 /// Validators that the client can only have from this address, so that no look at the content is needed.
 fn known_by_the_client(ask: &Ask) -> Option<String> {
-    if ask.conditional.is_empty() || !ask.path.segments.is_empty() {
+    if ask.conditional.is_empty() || !ask.target.segments.is_empty() {
         return None;
     }
     let root = &ask.root;
@@ -411,9 +436,9 @@ fn not_modified(ask: &Ask, etag: &str) -> Reply {
 
 /// A service worker's script at a content root without its slash: its scope would be all of `/ipfs/` (path-gateway
 /// specification, "Service-Worker").
-fn is_worker_of_a_root((path, _): &(ContentPath, Cid), headers: &HeaderMap) -> bool {
+fn is_worker_of_a_root(path: &str, headers: &HeaderMap) -> bool {
     let script = headers.get("service-worker").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"script"));
-    script && path.segments.is_empty() && !path.trailing_slash
+    script && path.trim_start_matches('/').split('/').count() == 2
 }
 
 fn redirect(to: &str) -> Reply {
@@ -423,7 +448,7 @@ fn redirect(to: &str) -> Reply {
     reply
 }
 
-fn refuse(error: &GatewayError, method: &Method, headers: &HeaderMap, info: &RequestInfo) -> Reply {
+pub(super) fn refuse(error: &GatewayError, method: &Method, headers: &HeaderMap, info: &RequestInfo) -> Reply {
     let context = problem::Context { method, headers, request: &info.id, started: info.started, retrieval: None };
     problem::respond(error, &error.fault(), &context)
 }
@@ -451,7 +476,14 @@ fn chosen_policy(gateway: &Gateway, uri: &Uri, headers: &HeaderMap) -> Option<Po
     admin.then_some(policy)
 }
 
-fn parameter(uri: &Uri, name: &str) -> Option<String> {
+/// `Cache-Control: only-if-cached`.
+pub(super) fn only_if_cached(headers: &HeaderMap) -> bool {
+    headers.get_all(CACHE_CONTROL).iter().any(|value| {
+        value.to_str().is_ok_and(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case("only-if-cached")))
+    })
+}
+
+pub(super) fn parameter(uri: &Uri, name: &str) -> Option<String> {
     let query = uri.query()?;
     url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }

@@ -131,6 +131,11 @@ fn html(fault: &Fault, problem: &Problem<'_>) -> Option<String> {
             "The names in this directory are not safe to unpack, or there are too many of them. Its files can be had one by one, and all of it with format=car."
         }
         "not_a_link" => "The path leads into a block of structured data. Open the block itself and look there.",
+        "bad_name" => "Check the address: after /ipns/ stands an IPNS key (k51…) or a DNS name.",
+        "name_not_found" => "The name may be new or its publisher offline. Who publishes it should check that its node republishes.",
+        "no_dnslink" => "Who runs this domain can add a TXT record that begins with dnslink= at _dnslink under it.",
+        "name_invalid" => "Only the publisher of this name can mend it, by publishing it anew.",
+        "name_timeout" | "name_unreachable" => "Trying again soon often helps.",
         "busy" | "stopping" => "Please try again in a few seconds.",
         "malformed" => {
             "The content itself is damaged: its bytes are what the CID says. Only its publisher can mend it."

@@ -7,5 +7,6 @@ pub(super) mod codec;
 pub(super) mod dag_page;
 pub(super) mod directory;
 pub(super) mod file;
+pub(super) mod ipns_record;
 mod multipart;
 pub(super) mod raw;

@@ -24,7 +24,7 @@ pub(in super::super) fn respond(
     headers::set_path(&mut out, &visit.ask.path, &resolved.roots);
     out.insert(CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
     out.insert(ETAG, headers::value(&etag));
-    out.insert(CACHE_CONTROL, visit.cache_control());
+    out.insert(CACHE_CONTROL, headers::IMMUTABLE);
     out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     // JSON can be read in a browser, CBOR cannot.
     let attachment = visit.ask.download || form.extension() == "cbor";

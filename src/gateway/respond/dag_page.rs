@@ -77,7 +77,7 @@ pub(in super::super) fn respond(visit: &mut Visit<'_>, resolved: &Resolved) -> R
     headers::set_path(&mut out, &visit.ask.path, &resolved.roots);
     page::set_headers(&mut out);
     out.insert(ETAG, headers::value(&etag));
-    out.insert(CACHE_CONTROL, visit.page_cache_control());
+    out.insert(CACHE_CONTROL, headers::LISTING);
     let html = render(visit, resolved)?;
     Ok(visit.reply_bytes(StatusCode::OK, out, Bytes::from(html)))
 }
