@@ -14,6 +14,8 @@ pub const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=290
 /// For pages that we make of immutable content: another release may make another page.
 pub const LISTING: HeaderValue = HeaderValue::from_static("public, max-age=604800, stale-while-revalidate=2678400");
 pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+/// `Vary` of what another `Accept` would have made another form of.
+pub const ACCEPT_VARIES: HeaderValue = HeaderValue::from_static("Accept");
 pub const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
 pub const X_IPFS_PATH: HeaderName = HeaderName::from_static("x-ipfs-path");
@@ -62,6 +64,11 @@ pub fn set_path(headers: &mut HeaderMap, path: &ContentPath, roots: &[Cid]) {
         let _ = write!(list, "{}{root}", if index == 0 { "" } else { "," });
     }
     headers.insert(X_IPFS_ROOTS, value(&list));
+}
+
+/// `Content-Range` of a part (RFC 9110 §14.4); `range` is not empty.
+pub fn content_range(range: &std::ops::Range<u64>, size: u64) -> HeaderValue {
+    value(&format!("bytes {}-{}/{size}", range.start, range.end.saturating_sub(1)))
 }
 
 /// `Content-Disposition` (RFC 6266): an ASCII copy of the name, and the name itself where it differs.
