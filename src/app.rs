@@ -62,6 +62,8 @@ pub enum StartError {
     Node(#[from] p2p::NodeError),
     #[error(transparent)]
     Router(#[from] RouterUrlError),
+    #[error("--subdomain-host: {0}")]
+    SubdomainHost(#[from] gateway::host::HostsError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("{name} cannot listen on {address}: {error}")]
@@ -151,7 +153,8 @@ impl App {
         let state = gateway::State {
             retriever: retriever.clone(),
             sink,
-            config: parts::gateway(&settings),
+            names: Arc::new(gateway::names::NoNames),
+            config: parts::gateway(&settings)?,
             is_admin_token: token.check(),
         };
         let gateway_router = gateway::router(state, &metrics);
@@ -173,13 +176,17 @@ impl App {
         let stop = CancellationToken::new();
         let stats = listener::Stats::new(&metrics);
         let mut listeners = Vec::new();
-        for (name, tcp, router) in [("gateway", gateway_tcp, gateway_router), ("admin", admin_tcp, admin_router)] {
+        let tunnels = parts::tunnels(&settings)?;
+        for (name, tcp, router, tunnel_to) in
+            [("gateway", gateway_tcp, gateway_router, Some(tunnels)), ("admin", admin_tcp, admin_router, None)]
+        {
             let options = listener::Options {
                 name,
                 config: parts::listener(&settings),
                 trusted_proxies: settings.trusted_proxy.clone(),
                 tls: tls.clone(),
                 stats: stats.clone(),
+                tunnel_to,
             };
             let (supervisor, stop) = (stages.listeners.clone(), stop.clone());
             let serving = async move { listener::serve(tcp, router, options, &supervisor, stop).await };

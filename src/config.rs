@@ -82,7 +82,7 @@ pub struct Settings {
     pub trusted_proxy: Vec<IpNet>,
     /// File with a lasting admin token. Default: a token made anew at each start, in DATA_DIR/api.
     pub admin_token_file: Option<PathBuf>,
-    /// Hosts that serve content by subdomain. Read and shown; the subdomain gateway itself comes with a later release.
+    /// Hosts that serve each root on an origin of its own, CID.ipfs.HOST; with or without a port, or `*.HOST`.
     pub subdomain_host: Vec<String>,
     /// Budget of the cache's memory tier.
     pub cache_memory: ByteSize,

@@ -11,11 +11,16 @@ pub mod format;
 mod guard;
 mod handler;
 pub mod headers;
+pub mod host;
+mod listing;
 mod metrics;
 mod middleware;
+pub mod names;
+mod origin;
 mod page;
 mod problem;
 pub mod range;
+pub mod redirects;
 mod respond;
 
 use std::sync::Arc;
@@ -23,6 +28,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::any;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -49,6 +55,10 @@ pub struct Config {
     /// gateway's origin. Default false, because it breaks sites that store things; true where the gateway's host name
     /// has other uses.
     pub sandbox: bool,
+    /// Hosts that send each root to an origin of its own, `{cid}.ipfs.HOST`. Default `localhost`.
+    pub subdomain_hosts: host::Hosts,
+    /// Proxies whose `X-Forwarded-Proto` and `X-Forwarded-Host` count. Default none.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for Config {
@@ -58,6 +68,9 @@ impl Default for Config {
             first_byte_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(3600),
             sandbox: false,
+            // Local invariant: the name is a host name.
+            subdomain_hosts: host::Hosts::parse(&["localhost"]).unwrap_or_default(),
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -70,6 +83,8 @@ pub type TokenCheck = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 pub struct State {
     pub retriever: Retriever,
     pub sink: Arc<dyn RecordSink>,
+    /// What `/ipns` names stand for, and which hosts have a DNSLink.
+    pub names: Arc<dyn names::Names>,
     pub config: Config,
     /// Who presents such a token as a bearer may choose `?policy=`.
     pub is_admin_token: TokenCheck,
@@ -83,14 +98,21 @@ pub fn router(state: State, metrics: &Metrics) -> Router {
         counts: counts.clone(),
         state,
     });
-    Router::new()
+    let routes = Router::new()
         .route("/", any(handler::home))
         .route("/ipfs", any(handler::open))
         .route("/ipfs/", any(handler::open))
         .route("/ipfs/{*path}", any(handler::content))
+        .route("/ipns", any(handler::open))
+        .route("/ipns/", any(handler::open))
+        .route("/ipns/{*path}", any(handler::content))
         .fallback(handler::nothing)
+        .with_state(gateway.clone());
+    // The front gives requests of other origins their content path: it comes before the routes are tried.
+    let front = axum::middleware::from_fn_with_state(gateway, origin::front);
+    Router::new()
+        .fallback_service(tower::Layer::layer(&front, routes))
         .layer(axum::middleware::from_fn_with_state(counts, middleware::wrap))
-        .with_state(gateway)
 }
 
 /// The router's state.

@@ -8,6 +8,7 @@ use super::token::Check;
 use crate::blockstore::{self, Blocks};
 use crate::config::Settings;
 use crate::db::{self, Database};
+use crate::gateway::host::{Hosts, HostsError};
 use crate::retriever::{self, Retriever};
 use crate::routing::RouterKind;
 use crate::supervisor::Supervisor;
@@ -80,13 +81,21 @@ pub fn listener(settings: &Settings) -> listener::Config {
     }
 }
 
-pub fn gateway(settings: &Settings) -> gateway::Config {
-    gateway::Config {
+pub fn gateway(settings: &Settings) -> Result<gateway::Config, HostsError> {
+    Ok(gateway::Config {
         concurrent_requests: u32::try_from(settings.limits.concurrent_requests).unwrap_or(u32::MAX),
         first_byte_timeout: settings.limits.retrieval_timeout,
         request_timeout: settings.limits.request_timeout,
+        subdomain_hosts: Hosts::parse(&settings.subdomain_host)?,
+        trusted_proxies: settings.trusted_proxy.clone(),
         ..Default::default()
-    }
+    })
+}
+
+/// Where a proxy tunnel to the gateway may lead: to hosts that the gateway serves.
+pub fn tunnels(settings: &Settings) -> Result<listener::TunnelCheck, HostsError> {
+    let hosts = Hosts::parse(&settings.subdomain_host)?;
+    Ok(Arc::new(move |authority: &str| hosts.serves(authority)))
 }
 
 /// What the configuration says about routers, for recommendations.

@@ -75,7 +75,7 @@ pub struct Overrides {
     /// File with a lasting admin token; needed when --admin is not loopback
     #[arg(long, env = "TIDEGATE_ADMIN_TOKEN_FILE", value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
-    /// Host that serves content by subdomain; may be repeated; no effect yet [default: localhost]
+    /// Host that serves each root on an origin of its own, CID.ipfs.HOST; may be repeated [default: localhost]
     #[arg(long, env = "TIDEGATE_SUBDOMAIN_HOST", value_name = "HOST", value_delimiter = ',')]
     pub subdomain_host: Vec<String>,
     /// Memory tier of the cache [default: 128MiB]

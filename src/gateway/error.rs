@@ -9,6 +9,9 @@ use http::StatusCode;
 use thiserror::Error;
 
 use super::format::FormatError;
+use super::host::HostError;
+use super::names::NameError;
+use super::redirects::RedirectsError;
 use crate::blockstore::StoreError;
 use crate::dag::{CarError, DirectoryError, ReadError, ResolveError, WalkError};
 use crate::ipld::path::PathError;
@@ -29,7 +32,20 @@ pub enum GatewayError {
     Path { path: String, error: PathError },
     #[error(transparent)]
     Format(#[from] FormatError),
-    #[error("there is nothing at this address; content is under /ipfs/")]
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The site's `_redirects` cannot be followed.
+    #[error(transparent)]
+    Redirects(#[from] RedirectsError),
+    #[error("could not read _redirects: {0}")]
+    RedirectsFile(Box<GatewayError>),
+    #[error("_redirects serves {to:?} for this path, and that is not a file of the site")]
+    RedirectsTarget { to: String },
+    #[error("a service worker cannot be registered for a whole root here: add a slash, or use the root's own origin")]
+    ServiceWorker,
+    #[error("there is nothing at this address; content is under /ipfs/ and /ipns/")]
     NoRoute,
     #[error("only GET, HEAD and OPTIONS are answered here")]
     Method,
@@ -116,6 +132,19 @@ impl GatewayError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Path { .. } => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),
+            Self::Host(HostError::Path { .. }) => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),
+            Self::Host(_) => Fault::new(StatusCode::BAD_REQUEST, "bad_host"),
+            Self::Name(error) => name(error),
+            Self::Redirects(_) => Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "bad_redirects"),
+            Self::RedirectsFile(error) => {
+                let Fault { retry_after, phase, providers, .. } = error.fault();
+                let fault = Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "bad_redirects");
+                Fault { retry_after, phase, providers, ..fault }
+            }
+            Self::RedirectsTarget { .. } => {
+                Fault::new(StatusCode::NOT_FOUND, "no_link").ended(Outcome::NotFound).at(Phase::Resolve)
+            }
+            Self::ServiceWorker => Fault::new(StatusCode::BAD_REQUEST, "service_worker"),
             Self::Format(FormatError::Parameter { .. }) => Fault::new(StatusCode::BAD_REQUEST, "bad_parameter"),
             Self::Format(_) => Fault::new(StatusCode::NOT_ACCEPTABLE, "bad_format"),
             Self::NoRoute => Fault::new(StatusCode::NOT_FOUND, "no_route"),
@@ -157,6 +186,24 @@ fn resolve(error: &ResolveError) -> Fault {
         ResolveError::NotACid { .. } => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),
         ResolveError::DepthLimit => malformed(),
     }
+}
+
+fn name(error: &NameError) -> Fault {
+    let upstream = |status| Fault::new(status, "name_failed").retry(RETRY_UPSTREAM);
+    let fault = match error {
+        NameError::NotFound { .. } => {
+            Fault::new(StatusCode::NOT_FOUND, "no_name").ended(Outcome::NotFound).retry(RETRY_NOBODY)
+        }
+        NameError::NotLocal { .. } => {
+            Fault::new(StatusCode::PRECONDITION_FAILED, "not_cached").ended(Outcome::NotFound)
+        }
+        NameError::Invalid { .. } => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),
+        NameError::TooDeep { .. } => Fault::new(StatusCode::BAD_REQUEST, "name_recursion"),
+        NameError::BadRecord { .. } => Fault::new(StatusCode::BAD_GATEWAY, "bad_record"),
+        NameError::Timeout { .. } => upstream(StatusCode::GATEWAY_TIMEOUT).ended(Outcome::Timeout),
+        NameError::Failed { .. } => upstream(StatusCode::BAD_GATEWAY),
+    };
+    fault.at(Phase::Resolve)
 }
 
 fn read(error: &ReadError) -> Fault {

@@ -15,11 +15,14 @@ use super::error::GatewayError;
 use super::format::{Negotiated, ResponseFormat};
 use super::guard::{Guard, Start};
 use super::metrics::Limits;
+use super::headers::Lasting;
 use super::middleware::{FormatLabel, RequestInfo};
-use super::{Gateway, headers, page, problem, respond};
+use super::names::{NameError, Named};
+use super::origin::Place;
+use super::{Gateway, headers, host, page, problem, respond};
 use crate::dag;
 use crate::ipld::Cid;
-use crate::ipld::path::{ContentPath, PathError};
+use crate::ipld::path::{ContentPath, Namespace, PathError};
 use crate::ipld::unixfs::UnixFsError;
 use crate::record::{Policy, SessionReport};
 use crate::retriever::{FetchError, Session, SessionOptions};
@@ -37,7 +40,15 @@ pub(super) struct Ask {
     pub(super) headers: HeaderMap,
     pub(super) uri: Uri,
     pub(super) info: RequestInfo,
+    /// As the client names it, with the root that its origin implies.
     pub(super) path: ContentPath,
+    /// What that is now: the same, or what the name stands for with the rest of the path.
+    pub(super) content: ContentPath,
+    /// How many segments of `content` lead to the root of the site: more than none where a name stands for a path.
+    pub(super) site: usize,
+    pub(super) place: Place,
+    /// How long `content` is what `path` names.
+    pub(super) lasting: Lasting,
     pub(super) root: Cid,
     pub(super) negotiated: Negotiated,
     pub(super) conditional: Conditional,
@@ -55,12 +66,15 @@ pub(super) struct Visit<'a> {
     /// Taken by the answer whose body goes on after the handler.
     guard: Option<Guard>,
     resolved_after: Option<Duration>,
+    /// The name of the file that stands for the path (`_redirects`), where it is another.
+    served_as: Option<String>,
 }
 
-/// `/ipfs/{cid}[/path]`.
+/// `/ipfs/{cid}[/path]` and `/ipns/{name}[/path]`.
 pub(super) async fn content(
     State(gateway): State<Arc<Gateway>>,
     Extension(info): Extension<RequestInfo>,
+    Extension(place): Extension<Place>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -68,18 +82,32 @@ pub(super) async fn content(
     if let Some(reply) = other_method(&method, &headers, &info) {
         return reply;
     }
-    let ask = match Ask::read(&gateway, method, uri, headers, info) {
-        Ok(ask) => ask,
-        Err((error, method, headers, info)) => return refuse(&error, &method, &headers, &info),
+    let asked = match Asked::read(&uri, &headers, &place) {
+        Ok(Ok(asked)) => asked,
+        Ok(Err(moved)) => return moved,
+        Err(error) => return refuse_at(&place, &error, &method, &headers, &info),
     };
-    let label = FormatLabel(ask.negotiated.format.name());
-    let mut reply = match known_by_the_client(&ask) {
-        Some(etag) => not_modified(&etag),
+    let label = FormatLabel(asked.negotiated.format.name());
+    let mut reply = match known_by_the_client(&asked, &headers) {
+        Some((etag, cache)) => not_modified(&etag, Some(cache)),
         None => match gateway.permits.clone().try_acquire_owned() {
-            Ok(permit) => visit(&gateway, &ask, permit).await,
+            Ok(permit) => {
+                let only_if_cached = only_if_cached(&headers);
+                let named = match &asked.path.namespace {
+                    Namespace::Ipfs(_) => None,
+                    Namespace::Ipns(name) => match resolve_name(&gateway, name, only_if_cached).await {
+                        Ok(named) => Some(named),
+                        Err(error) => return refuse_at(&place, &error, &method, &headers, &info),
+                    },
+                };
+                match Ask::new(&gateway, asked, named, place.clone(), method.clone(), uri, headers.clone(), info.clone()) {
+                    Ok(ask) => visit(&gateway, &ask, permit).await,
+                    Err(error) => refuse_at(&place, &error, &method, &headers, &info),
+                }
+            }
             Err(_) => {
                 gateway.counts.hit(Limits::ConcurrentRequests);
-                refuse(&GatewayError::Busy, &ask.method, &ask.headers, &ask.info)
+                refuse_at(&place, &GatewayError::Busy, &method, &headers, &info)
             }
         },
     };
@@ -95,7 +123,7 @@ pub(super) async fn home(Extension(info): Extension<RequestInfo>, method: Method
     page::home().unwrap_or_else(|error| refuse(&error.into(), &method, &headers, &info))
 }
 
-/// `/ipfs/?uri=`: what a person typed or a browser's protocol handler sends, to its place.
+/// `/ipfs/?uri=` and `/ipns/?uri=`: what a person typed or a browser's protocol handler sends, to its place.
 pub(super) async fn open(
     Extension(info): Extension<RequestInfo>,
     method: Method,
@@ -120,38 +148,81 @@ pub(super) async fn nothing(Extension(info): Extension<RequestInfo>, method: Met
     other_method(&method, &headers, &info).unwrap_or_else(|| refuse(&GatewayError::NoRoute, &method, &headers, &info))
 }
 
+/// What the address and `Accept` say, before any name is looked up.
+struct Asked {
+    path: ContentPath,
+    negotiated: Negotiated,
+}
+
+impl Asked {
+    /// The inner error is an answer already: the same content has another address.
+    fn read(uri: &Uri, headers: &HeaderMap, place: &Place) -> Result<Result<Self, Reply>, GatewayError> {
+        let path = match ContentPath::parse(uri.path()) {
+            Ok(path) => path,
+            Err(error) => {
+                if let Some(better) = superfluous(uri.path()).filter(|_| !place.is_isolated()) {
+                    return Ok(Err(redirect(&with_query(&better.to_url_path(), uri))));
+                }
+                return Err(GatewayError::Path { path: readable(place.asked(uri.path())), error });
+            }
+        };
+        // Of an origin of its own the spelling was settled by its host name.
+        if let (Namespace::Ipns(name), false) = (&path.namespace, place.is_isolated())
+            && let Some(key) = host::ipns_key(name).map(|key| host::key_name(&key)).filter(|key| key != name)
+        {
+            let better = ContentPath { namespace: Namespace::Ipns(key), ..path };
+            let mut reply = redirect(&with_query(&better.to_url_path(), uri));
+            *reply.status_mut() = StatusCode::FOUND;
+            return Ok(Err(reply));
+        }
+        // A worker at the top of a shared origin would rule over every root beside it.
+        let whole_root = path.segments.is_empty() && !path.trailing_slash && !place.is_isolated();
+        if whole_root && headers.get("service-worker").is_some_and(|value| value == "script") {
+            return Err(GatewayError::ServiceWorker);
+        }
+        Ok(Ok(Self { path, negotiated: ResponseFormat::negotiate(uri.query(), headers)? }))
+    }
+}
+
 impl Ask {
-    #[allow(clippy::type_complexity, clippy::result_large_err)] // the parts go back to make the error's answer of them
-    fn read(
+    #[allow(clippy::too_many_arguments)] // the parts of one request
+    fn new(
         gateway: &Gateway,
+        asked: Asked,
+        named: Option<Named>,
+        place: Place,
         method: Method,
         uri: Uri,
         headers: HeaderMap,
         info: RequestInfo,
-    ) -> Result<Self, (GatewayError, Method, HeaderMap, RequestInfo)> {
-        let parsed = ContentPath::parse(uri.path())
-            .and_then(|path| path.cid().copied().map(|root| (path, root)).ok_or(PathError::Namespace))
-            .map_err(|error| GatewayError::Path { path: uri.path().to_owned(), error });
-        let parsed = parsed.and_then(|parsed| Ok((parsed, ResponseFormat::negotiate(uri.query(), &headers)?)));
-        let ((path, root), negotiated) = match parsed {
-            Ok(parsed) => parsed,
-            Err(error) => return Err((error, method, headers, info)),
+    ) -> Result<Self, GatewayError> {
+        let Asked { path, negotiated } = asked;
+        let (content, site, lasting) = match named {
+            None => (path.clone(), 0, Lasting::Forever),
+            Some(Named { path: target, ttl }) => {
+                let site = target.segments.len();
+                let segments = target.segments.into_iter().chain(path.segments.iter().cloned()).collect();
+                let content = ContentPath { namespace: target.namespace, segments, trailing_slash: path.trailing_slash };
+                (content, site, ttl.map_or(Lasting::Unknown, Lasting::For))
+            }
         };
+        let root = content.cid().copied().ok_or(PathError::Namespace);
+        let root = root.map_err(|error| GatewayError::Path { path: readable(uri.path()), error })?;
         Ok(Self {
             conditional: Conditional::read(&headers),
             filename: parameter(&uri, "filename").filter(|name| !name.is_empty()),
             download: parameter(&uri, "download").is_some_and(|value| value == "true"),
-            only_if_cached: headers.get_all(CACHE_CONTROL).iter().any(|value| {
-                value
-                    .to_str()
-                    .is_ok_and(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case("only-if-cached")))
-            }),
+            only_if_cached: only_if_cached(&headers),
             policy: chosen_policy(gateway, &uri, &headers),
             method,
             headers,
             uri,
             info,
             path,
+            content,
+            site,
+            place,
+            lasting,
             root,
             negotiated,
         })
@@ -173,7 +244,7 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
     let start = Start { cid: ask.root, path: ask.path.to_string(), started: ask.info.started, permit };
     let guard = Guard::new(start, session.clone(), gateway.state.sink.clone(), gateway.counts.clone());
     let id = guard.id();
-    let mut visit = Visit { ask, gateway, session, guard: Some(guard), resolved_after: None };
+    let mut visit = Visit { ask, gateway, session, guard: Some(guard), resolved_after: None, served_as: None };
 
     let limit = gateway.state.config.first_byte_timeout;
     let limit = if limit.is_zero() { NO_LIMIT } else { limit + RETRIEVER_SPEAKS_FIRST };
@@ -193,7 +264,10 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
 }
 
 async fn answer(visit: &mut Visit<'_>) -> Result<Reply, GatewayError> {
-    let way = dag::resolve_cid(&visit.session, &visit.ask.path).await?;
+    let way = match dag::resolve_cid(&visit.session, &visit.ask.content).await {
+        Ok(way) => way,
+        Err(error) => return respond::redirects::respond(visit, error).await,
+    };
     let resolved = way.fetch(&visit.session).await?;
     visit.resolved_after = Some(visit.ask.info.started.elapsed());
     match visit.ask.negotiated.format {
@@ -220,19 +294,30 @@ impl Visit<'_> {
             return None;
         }
         self.light(StatusCode::NOT_MODIFIED);
-        Some(not_modified(etag))
+        let lasting = self.ask.lasting;
+        Some(not_modified(etag, if is_listing(etag) { lasting.listing() } else { lasting.content() }))
     }
 
     /// 301 to the same address with a slash at its end, the query kept.
     pub(super) fn add_slash(&mut self) -> Reply {
         let mut path = self.ask.path.clone();
         path.trailing_slash = true;
-        let query = self.ask.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         self.light(StatusCode::MOVED_PERMANENTLY);
-        redirect(&format!("{}{query}", path.to_url_path()))
+        redirect(&with_query(&self.ask.place.address(&path), &self.ask.uri))
     }
 
-    fn light(&mut self, status: StatusCode) {
+    /// The name of what is served, for its type: as the client wants it, else that of the file.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.served_as.as_deref().filter(|_| self.ask.filename.is_none()).or_else(|| self.ask.name())
+    }
+
+    /// Another file stands for the path.
+    pub(super) fn serve_as(&mut self, name: Option<String>) {
+        self.served_as = name;
+    }
+
+    /// The answer has no content of its own.
+    pub(super) fn light(&mut self, status: StatusCode) {
         if let Some(guard) = &mut self.guard {
             guard.light(status);
         }
@@ -259,7 +344,7 @@ impl Visit<'_> {
             }
         {
             let query = self.ask.uri.query().map(|query| format!("{query}&")).unwrap_or_default();
-            out.insert(CONTENT_LOCATION, headers::value(&format!("{}?{query}format={form}", self.ask.uri.path())));
+            out.insert(CONTENT_LOCATION, headers::value(&format!("{}?{query}format={form}", self.ask.place.asked(self.ask.uri.path()))));
         }
         let Some(mut guard) = self.guard.take() else { return Response::new(Body::empty()) };
         guard.status(status);
@@ -307,6 +392,7 @@ impl Visit<'_> {
             request: &self.ask.info.id,
             started: self.ask.info.started,
             retrieval: report,
+            plain: self.ask.place.is_isolated(),
         };
         tracing::debug!(%error, status = fault.status.as_u16(), "failed");
         let mut reply = problem::respond(&error, &fault, &context);
@@ -315,29 +401,70 @@ impl Visit<'_> {
     }
 }
 
-/// Validators that the client can only have from this address, so that no look at the content is needed.
-fn known_by_the_client(ask: &Ask) -> Option<String> {
-    if ask.conditional.is_empty() || !ask.path.segments.is_empty() {
+/// Validators that the client can only have from this address, so that no look at the content is needed; with the
+/// caching of what they stand for.
+fn known_by_the_client(asked: &Asked, headers: &HeaderMap) -> Option<(String, HeaderValue)> {
+    let conditional = Conditional::read(headers);
+    let root = asked.path.cid()?;
+    if conditional.is_empty() || !asked.path.segments.is_empty() {
         return None;
     }
-    let etags = match ask.negotiated.format {
-        ResponseFormat::Deserialized => vec![headers::etag(&ask.root), respond::directory::etag(&ask.root)],
-        ResponseFormat::Raw => vec![headers::etag_of_form(&ask.root, "raw")],
+    let etags = match asked.negotiated.format {
+        // A program that wants JSON has another listing.
+        ResponseFormat::Deserialized if super::listing::wants_json(headers) => Vec::new(),
+        ResponseFormat::Deserialized => vec![headers::etag(root), respond::directory::etag(root)],
+        ResponseFormat::Raw => vec![headers::etag_of_form(root, "raw")],
         ResponseFormat::Car(_) => Vec::new(),
     };
-    etags.into_iter().find(|etag| ask.conditional.has(etag))
+    let etag = etags.into_iter().find(|etag| conditional.has(etag))?;
+    let cache = if is_listing(&etag) { headers::LISTING } else { headers::IMMUTABLE };
+    Some((etag, cache))
 }
 
-fn not_modified(etag: &str) -> Reply {
+fn is_listing(etag: &str) -> bool {
+    etag.starts_with("\"DirIndex-")
+}
+
+fn not_modified(etag: &str, cache: Option<HeaderValue>) -> Reply {
     let mut reply = Response::new(Body::empty());
     *reply.status_mut() = StatusCode::NOT_MODIFIED;
-    let cache = if etag.starts_with("\"DirIndex-") { headers::LISTING } else { headers::IMMUTABLE };
     reply.headers_mut().insert(ETAG, headers::value(etag));
-    reply.headers_mut().insert(CACHE_CONTROL, cache);
+    reply.headers_mut().extend(cache.map(|cache| (CACHE_CONTROL, cache)));
     reply
 }
 
-fn redirect(to: &str) -> Reply {
+async fn resolve_name(gateway: &Gateway, name: &str, local_only: bool) -> Result<Named, GatewayError> {
+    let limit = gateway.state.config.first_byte_timeout;
+    let limit = if limit.is_zero() { NO_LIMIT } else { limit };
+    match tokio::time::timeout(limit, gateway.state.names.resolve(name, local_only)).await {
+        Ok(named) => Ok(named?),
+        Err(_) => Err(NameError::Timeout { name: name.to_owned() }.into()),
+    }
+}
+
+fn only_if_cached(headers: &HeaderMap) -> bool {
+    headers.get_all(CACHE_CONTROL).iter().any(|value| {
+        value.to_str().is_ok_and(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case("only-if-cached")))
+    })
+}
+
+/// `/ipfs/ipfs/CID` and its like, which people make by pasting a path behind a prefix: what they mean.
+fn superfluous(path: &str) -> Option<ContentPath> {
+    let inner = path.strip_prefix("/ipfs").or_else(|| path.strip_prefix("/ipns"))?;
+    ContentPath::parse(inner).ok()
+}
+
+fn with_query(path: &str, uri: &Uri) -> String {
+    uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
+}
+
+/// A path for people.
+fn readable(path: &str) -> String {
+    percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned()
+}
+
+/// 301.
+pub(super) fn redirect(to: &str) -> Reply {
     let mut reply = Response::new(Body::empty());
     *reply.status_mut() = StatusCode::MOVED_PERMANENTLY;
     reply.headers_mut().insert(LOCATION, headers::value(to));
@@ -345,8 +472,24 @@ fn redirect(to: &str) -> Reply {
 }
 
 fn refuse(error: &GatewayError, method: &Method, headers: &HeaderMap, info: &RequestInfo) -> Reply {
-    let context = problem::Context { method, headers, request: &info.id, started: info.started, retrieval: None };
+    let context =
+        problem::Context { method, headers, request: &info.id, started: info.started, retrieval: None, plain: false };
     problem::respond(error, &error.fault(), &context)
+}
+
+/// The same on the hosts that browsers use: plain text for who names no media type.
+pub(super) fn refuse_plainly(error: &GatewayError, method: &Method, headers: &HeaderMap, info: &RequestInfo) -> Reply {
+    let context =
+        problem::Context { method, headers, request: &info.id, started: info.started, retrieval: None, plain: true };
+    problem::respond(error, &error.fault(), &context)
+}
+
+fn refuse_at(place: &Place, error: &GatewayError, method: &Method, headers: &HeaderMap, info: &RequestInfo) -> Reply {
+    if place.is_isolated() {
+        refuse_plainly(error, method, headers, info)
+    } else {
+        refuse(error, method, headers, info)
+    }
 }
 
 /// The answer to what is neither GET nor HEAD.

@@ -53,7 +53,7 @@ fn panicked(method: &Method, accept: Option<http::HeaderValue>, info: &RequestIn
     headers.extend(accept.map(|accept| (http::header::ACCEPT, accept)));
     let error = GatewayError::Panic;
     let context =
-        problem::Context { method, headers: &headers, request: &info.id, started: info.started, retrieval: None };
+        problem::Context { method, headers: &headers, request: &info.id, started: info.started, retrieval: None, plain: false };
     problem::respond(&error, &error.fault(), &context)
 }
 

@@ -4,3 +4,4 @@ pub(super) mod car;
 pub(super) mod directory;
 pub(super) mod file;
 pub(super) mod raw;
+pub(super) mod redirects;

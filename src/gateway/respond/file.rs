@@ -34,7 +34,7 @@ pub(in super::super) async fn respond(
     let name = match (&visit.ask.filename, is_index) {
         (Some(name), _) => Some(name.clone()),
         (None, true) => Some("index.html".to_owned()),
-        (None, false) => visit.ask.name().map(str::to_owned),
+        (None, false) => visit.name().map(str::to_owned),
     };
     let by_name = name.as_deref().and_then(content_type::by_name);
     let size = crate::dag::reader::file_size(block)?;
@@ -103,7 +103,7 @@ pub(in super::super) fn symlink(visit: &mut Visit<'_>, resolved: &Resolved) -> R
 fn common(visit: &Visit<'_>, resolved: &Resolved, etag: &str, modified: Option<SystemTime>, out: &mut HeaderMap) {
     headers::set_path(out, &visit.ask.path, &resolved.roots);
     out.insert(ETAG, headers::value(etag));
-    out.insert(CACHE_CONTROL, headers::IMMUTABLE);
+    out.extend(visit.ask.lasting.content().map(|cache| (CACHE_CONTROL, cache)));
     out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if let Some(modified) = modified {
         out.insert(LAST_MODIFIED, headers::value(&httpdate::fmt_http_date(modified)));

@@ -13,7 +13,7 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use tidegate::blockstore::memory::MemoryStore;
 use tidegate::blockstore::{Blockstore, StoreError, StoreStats};
-use tidegate::gateway::{self, Config, State};
+use tidegate::gateway::{self, Config, State, names};
 use tidegate::ipld::builder::{Built, DirBuilder, FileBuilder, Profile};
 use tidegate::ipld::{Block, Cid};
 use tidegate::listener;
@@ -62,6 +62,7 @@ impl World {
         let state = State {
             retriever: Retriever::local(store.clone()),
             sink: records.clone(),
+            names: Arc::new(names::NoNames),
             config,
             is_admin_token: Arc::new(|token| token == TOKEN),
         };
@@ -138,6 +139,7 @@ pub async fn serve(router: Router, config: listener::Config, tls: Option<listene
         trusted_proxies: Vec::new(),
         tls,
         stats: listener::Stats::new(metrics),
+        tunnel_to: None,
     };
     let (task, token) = (supervisor.clone(), stop.clone());
     let ended = supervisor.spawn("listener", async move { listener::serve(tcp, router, options, &task, token).await });
