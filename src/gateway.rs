@@ -1,4 +1,4 @@
-//! The HTTP gateway: `/ipfs/{cid}[/path]` as files, directory pages, raw blocks and CARs.
+//! The HTTP gateway: `/ipfs/{cid}[/path]` and `/ipns/{name}[/path]` as files, directory pages, raw blocks and CARs.
 //!
 //! The way of a request is DESIGN.md §6. One file per form of answer under `respond`; what a request asks for is
 //! parsed once ([`mod@format`], [`range`], [`conditional`]); the status of every error is decided in [`error`].
@@ -15,7 +15,7 @@ pub mod host;
 mod listing;
 mod metrics;
 mod middleware;
-pub mod names;
+mod names;
 mod origin;
 mod page;
 mod problem;
@@ -32,6 +32,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+use crate::names::Resolver;
 use crate::record::RecordSink;
 use crate::retriever::Retriever;
 use crate::telemetry::Metrics;
@@ -82,9 +83,8 @@ pub type TokenCheck = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 #[derive(Clone)]
 pub struct State {
     pub retriever: Retriever,
+    pub names: Resolver,
     pub sink: Arc<dyn RecordSink>,
-    /// What `/ipns` names stand for, and which hosts have a DNSLink.
-    pub names: Arc<dyn names::Names>,
     pub config: Config,
     /// Who presents such a token as a bearer may choose `?policy=`.
     pub is_admin_token: TokenCheck,

@@ -11,7 +11,7 @@ use futures::stream::Stream;
 use thiserror::Error;
 
 use super::seen::{Novelty, Seen};
-use crate::ipld::unixfs::{self, hamt, DirEntry, HamtEntry, HamtLookup, HamtNode, Node, UnixFsError};
+use crate::ipld::unixfs::{self, DirEntry, HamtEntry, HamtLookup, HamtNode, Node, UnixFsError, hamt};
 use crate::ipld::{Block, Cid, codec};
 use crate::retriever::{FetchError, Hint, Session};
 
@@ -186,9 +186,10 @@ impl Entries {
         };
         match decode(root)? {
             Some(Node::Directory(directory)) => {
-                let start = entries.after.as_ref().and_then(|after| {
-                    directory.entries.iter().position(|entry| entry.name == *after).map(|at| at + 1)
-                });
+                let start = entries
+                    .after
+                    .as_ref()
+                    .and_then(|after| directory.entries.iter().position(|entry| entry.name == *after).map(|at| at + 1));
                 entries.ready.extend(directory.entries.into_iter().skip(start.unwrap_or(0)).map(Entry::from));
             }
             Some(Node::HamtShard(shard)) => {

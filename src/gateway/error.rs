@@ -10,13 +10,13 @@ use thiserror::Error;
 
 use super::format::FormatError;
 use super::host::HostError;
-use super::names::NameError;
 use super::redirects::RedirectsError;
 use crate::blockstore::StoreError;
 use crate::dag::{CarError, DirectoryError, ReadError, ResolveError, WalkError};
 use crate::ipld::path::PathError;
 use crate::ipld::unixfs::UnixFsError;
 use crate::ipld::{Cid, codec};
+use crate::names::NameError;
 use crate::record::{Outcome, Phase};
 use crate::retriever::FetchError;
 
@@ -34,8 +34,6 @@ pub enum GatewayError {
     Format(#[from] FormatError),
     #[error(transparent)]
     Host(#[from] HostError),
-    #[error(transparent)]
-    Name(#[from] NameError),
     /// The site's `_redirects` cannot be followed.
     #[error(transparent)]
     Redirects(#[from] RedirectsError),
@@ -68,6 +66,12 @@ pub enum GatewayError {
     Panic,
     #[error("the page could not be made: {0}")]
     Template(#[from] askama::Error),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("records are of IPNS keys: ask for /ipns/KEY?format=ipns-record")]
+    NotAName,
+    #[error("a record is of a whole name: ask for it without a path")]
+    RecordPath,
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     #[error(transparent)]
@@ -134,7 +138,6 @@ impl GatewayError {
             Self::Path { .. } => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),
             Self::Host(HostError::Path { .. }) => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),
             Self::Host(_) => Fault::new(StatusCode::BAD_REQUEST, "bad_host"),
-            Self::Name(error) => name(error),
             Self::Redirects(_) => Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "bad_redirects"),
             Self::RedirectsFile(error) => {
                 let Fault { retry_after, phase, providers, .. } = error.fault();
@@ -160,6 +163,8 @@ impl GatewayError {
                 Fault::new(StatusCode::GATEWAY_TIMEOUT, "timeout").ended(Outcome::Timeout).retry(RETRY_UPSTREAM)
             }
             Self::Panic | Self::Template(_) => Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            Self::Name(error) => name(error),
+            Self::NotAName | Self::RecordPath => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),
             Self::Resolve(error) => resolve(error),
             Self::Read(error) => read(error),
             Self::Directory(error) => directory(error),
@@ -167,6 +172,32 @@ impl GatewayError {
             Self::Fetch(error) => fetch(error),
         }
     }
+}
+
+/// DNS knows that there is no link; that a key has no record is never known for certain, somebody may hold one.
+fn name(error: &NameError) -> Fault {
+    let (status, outcome, retry) = match error {
+        NameError::Syntax { .. } | NameError::Path(_) | NameError::Recursion { .. } | NameError::KeyName(_) => {
+            (StatusCode::BAD_REQUEST, Outcome::Error, None)
+        }
+        NameError::NoLink { .. } => (StatusCode::NOT_FOUND, Outcome::NotFound, Some(RETRY_NOBODY)),
+        NameError::NotFound { .. } => (StatusCode::BAD_GATEWAY, Outcome::NotFound, Some(RETRY_NOBODY)),
+        NameError::Invalid { .. } | NameError::BadLink { .. } => {
+            (StatusCode::BAD_GATEWAY, Outcome::Error, Some(RETRY_NOBODY))
+        }
+        NameError::Dns { .. } | NameError::Unreachable { .. } => {
+            (StatusCode::BAD_GATEWAY, Outcome::Error, Some(RETRY_UPSTREAM))
+        }
+        NameError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, Outcome::Timeout, Some(RETRY_UPSTREAM)),
+        NameError::Disabled { .. } => (StatusCode::BAD_GATEWAY, Outcome::Error, None),
+        NameError::NotLocal { .. } => (StatusCode::PRECONDITION_FAILED, Outcome::NotFound, None),
+        NameError::Busy => (StatusCode::SERVICE_UNAVAILABLE, Outcome::Error, Some(RETRY_BUSY)),
+        NameError::Older { .. } => (StatusCode::CONFLICT, Outcome::Error, None),
+        NameError::Lost { .. } | NameError::Store(_) | NameError::Sign(_) | NameError::Key { .. } => {
+            (StatusCode::INTERNAL_SERVER_ERROR, Outcome::Error, None)
+        }
+    };
+    Fault { retry_after: retry, ..Fault::new(status, error.kind()).ended(outcome).at(Phase::Resolve) }
 }
 
 fn resolve(error: &ResolveError) -> Fault {
@@ -186,24 +217,6 @@ fn resolve(error: &ResolveError) -> Fault {
         ResolveError::NotACid { .. } => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),
         ResolveError::DepthLimit => malformed(),
     }
-}
-
-fn name(error: &NameError) -> Fault {
-    let upstream = |status| Fault::new(status, "name_failed").retry(RETRY_UPSTREAM);
-    let fault = match error {
-        NameError::NotFound { .. } => {
-            Fault::new(StatusCode::NOT_FOUND, "no_name").ended(Outcome::NotFound).retry(RETRY_NOBODY)
-        }
-        NameError::NotLocal { .. } => {
-            Fault::new(StatusCode::PRECONDITION_FAILED, "not_cached").ended(Outcome::NotFound)
-        }
-        NameError::Invalid { .. } => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),
-        NameError::TooDeep { .. } => Fault::new(StatusCode::BAD_REQUEST, "name_recursion"),
-        NameError::BadRecord { .. } => Fault::new(StatusCode::BAD_GATEWAY, "bad_record"),
-        NameError::Timeout { .. } => upstream(StatusCode::GATEWAY_TIMEOUT).ended(Outcome::Timeout),
-        NameError::Failed { .. } => upstream(StatusCode::BAD_GATEWAY),
-    };
-    fault.at(Phase::Resolve)
 }
 
 fn read(error: &ReadError) -> Fault {

@@ -15,14 +15,13 @@ use super::error::GatewayError;
 use super::format::{Negotiated, ResponseFormat};
 use super::guard::{Guard, Start};
 use super::metrics::Limits;
-use super::headers::Lasting;
 use super::middleware::{FormatLabel, RequestInfo};
-use super::names::{NameError, Named};
+use super::names::{self, Mutable, Target};
 use super::origin::Place;
-use super::{Gateway, headers, host, page, problem, respond};
+use super::{Gateway, headers, page, problem, respond};
 use crate::dag;
 use crate::ipld::Cid;
-use crate::ipld::path::{ContentPath, Namespace, PathError};
+use crate::ipld::path::{ContentPath, PathError};
 use crate::ipld::unixfs::UnixFsError;
 use crate::record::{Policy, SessionReport};
 use crate::retriever::{FetchError, Session, SessionOptions};
@@ -30,7 +29,7 @@ use crate::retriever::{FetchError, Session, SessionOptions};
 /// The retriever's own timeout, which can name phase and providers, gets this much time to speak first.
 const RETRIEVER_SPEAKS_FIRST: Duration = Duration::from_secs(1);
 /// A request without a limit in time: a century.
-const NO_LIMIT: Duration = Duration::from_secs(100 * 365 * 86_400);
+pub(super) const NO_LIMIT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 type Reply = Response<Body>;
 
@@ -40,16 +39,14 @@ pub(super) struct Ask {
     pub(super) headers: HeaderMap,
     pub(super) uri: Uri,
     pub(super) info: RequestInfo,
-    /// As the client names it, with the root that its origin implies.
+    /// As it was asked for.
     pub(super) path: ContentPath,
-    /// What that is now: the same, or what the name stands for with the rest of the path.
-    pub(super) content: ContentPath,
-    /// How many segments of `content` lead to the root of the site: more than none where a name stands for a path.
-    pub(super) site: usize,
-    pub(super) place: Place,
-    /// How long `content` is what `path` names.
-    pub(super) lasting: Lasting,
+    /// Where it leads: the same, or the `/ipfs/` path of a name.
+    pub(super) target: ContentPath,
     pub(super) root: Cid,
+    pub(super) place: Place,
+    /// Of an `/ipns/` path.
+    mutable: Option<Mutable>,
     pub(super) negotiated: Negotiated,
     pub(super) conditional: Conditional,
     pub(super) filename: Option<String>,
@@ -82,32 +79,32 @@ pub(super) async fn content(
     if let Some(reply) = other_method(&method, &headers, &info) {
         return reply;
     }
-    let asked = match Asked::read(&uri, &headers, &place) {
-        Ok(Ok(asked)) => asked,
-        Ok(Err(moved)) => return moved,
-        Err(error) => return refuse_at(&place, &error, &method, &headers, &info),
+    if let Some(better) = superfluous(uri.path()).filter(|_| !place.is_isolated()) {
+        return redirect(&with_query(&better.to_url_path(), &uri));
+    }
+    if place.is_top(uri.path()) && headers.get("service-worker").is_some_and(|value| value == "script") {
+        return refuse(&GatewayError::ServiceWorker, &method, &headers, &info);
+    }
+    let mut target = None;
+    if uri.path().starts_with("/ipns/") {
+        match names::enter(&gateway, &method, &uri, &headers, &info, &place).await {
+            Ok(found) => target = Some(found),
+            Err(reply) => return reply,
+        }
+    }
+    let (target, permit) = target.map(|Target { path, mutable, permit }| ((path, mutable), permit)).unzip();
+    let ask = match Ask::read(&gateway, method, uri, headers, info, target, place.clone()) {
+        Ok(ask) => ask,
+        Err((error, method, headers, info)) => return refuse_at(&place, &error, &method, &headers, &info),
     };
-    let label = FormatLabel(asked.negotiated.format.name());
-    let mut reply = match known_by_the_client(&asked, &headers) {
-        Some((etag, cache)) => not_modified(&etag, Some(cache)),
-        None => match gateway.permits.clone().try_acquire_owned() {
-            Ok(permit) => {
-                let only_if_cached = only_if_cached(&headers);
-                let named = match &asked.path.namespace {
-                    Namespace::Ipfs(_) => None,
-                    Namespace::Ipns(name) => match resolve_name(&gateway, name, only_if_cached).await {
-                        Ok(named) => Some(named),
-                        Err(error) => return refuse_at(&place, &error, &method, &headers, &info),
-                    },
-                };
-                match Ask::new(&gateway, asked, named, place.clone(), method.clone(), uri, headers.clone(), info.clone()) {
-                    Ok(ask) => visit(&gateway, &ask, permit).await,
-                    Err(error) => refuse_at(&place, &error, &method, &headers, &info),
-                }
-            }
+    let label = FormatLabel(ask.negotiated.format.name());
+    let mut reply = match known_by_the_client(&ask) {
+        Some(etag) => ask.not_modified(&etag),
+        None => match permit.map_or_else(|| gateway.permits.clone().try_acquire_owned(), Ok) {
+            Ok(permit) => visit(&gateway, &ask, permit).await,
             Err(_) => {
                 gateway.counts.hit(Limits::ConcurrentRequests);
-                refuse_at(&place, &GatewayError::Busy, &method, &headers, &info)
+                refuse_at(&place, &GatewayError::Busy, &ask.method, &ask.headers, &ask.info)
             }
         },
     };
@@ -148,66 +145,29 @@ pub(super) async fn nothing(Extension(info): Extension<RequestInfo>, method: Met
     other_method(&method, &headers, &info).unwrap_or_else(|| refuse(&GatewayError::NoRoute, &method, &headers, &info))
 }
 
-/// What the address and `Accept` say, before any name is looked up.
-struct Asked {
-    path: ContentPath,
-    negotiated: Negotiated,
-}
-
-impl Asked {
-    /// The inner error is an answer already: the same content has another address.
-    fn read(uri: &Uri, headers: &HeaderMap, place: &Place) -> Result<Result<Self, Reply>, GatewayError> {
-        let path = match ContentPath::parse(uri.path()) {
-            Ok(path) => path,
-            Err(error) => {
-                if let Some(better) = superfluous(uri.path()).filter(|_| !place.is_isolated()) {
-                    return Ok(Err(redirect(&with_query(&better.to_url_path(), uri))));
-                }
-                return Err(GatewayError::Path { path: readable(place.asked(uri.path())), error });
-            }
-        };
-        // Of an origin of its own the spelling was settled by its host name.
-        if let (Namespace::Ipns(name), false) = (&path.namespace, place.is_isolated())
-            && let Some(key) = host::ipns_key(name).map(|key| host::key_name(&key)).filter(|key| key != name)
-        {
-            let better = ContentPath { namespace: Namespace::Ipns(key), ..path };
-            let mut reply = redirect(&with_query(&better.to_url_path(), uri));
-            *reply.status_mut() = StatusCode::FOUND;
-            return Ok(Err(reply));
-        }
-        // A worker at the top of a shared origin would rule over every root beside it.
-        let whole_root = path.segments.is_empty() && !path.trailing_slash && !place.is_isolated();
-        if whole_root && headers.get("service-worker").is_some_and(|value| value == "script") {
-            return Err(GatewayError::ServiceWorker);
-        }
-        Ok(Ok(Self { path, negotiated: ResponseFormat::negotiate(uri.query(), headers)? }))
-    }
-}
-
 impl Ask {
-    #[allow(clippy::too_many_arguments)] // the parts of one request
-    fn new(
+    #[allow(clippy::type_complexity, clippy::result_large_err)] // the parts go back to make the error's answer of them
+    fn read(
         gateway: &Gateway,
-        asked: Asked,
-        named: Option<Named>,
-        place: Place,
         method: Method,
         uri: Uri,
         headers: HeaderMap,
         info: RequestInfo,
-    ) -> Result<Self, GatewayError> {
-        let Asked { path, negotiated } = asked;
-        let (content, site, lasting) = match named {
-            None => (path.clone(), 0, Lasting::Forever),
-            Some(Named { path: target, ttl }) => {
-                let site = target.segments.len();
-                let segments = target.segments.into_iter().chain(path.segments.iter().cloned()).collect();
-                let content = ContentPath { namespace: target.namespace, segments, trailing_slash: path.trailing_slash };
-                (content, site, ttl.map_or(Lasting::Unknown, Lasting::For))
-            }
+        target: Option<(ContentPath, Mutable)>,
+        place: Place,
+    ) -> Result<Self, (GatewayError, Method, HeaderMap, RequestInfo)> {
+        let (target, mutable) = target.unzip();
+        let parsed = ContentPath::parse(uri.path())
+            .and_then(|path| {
+                let target = target.unwrap_or_else(|| path.clone());
+                target.cid().copied().map(|root| ((path, target), root)).ok_or(PathError::Namespace)
+            })
+            .map_err(|error| GatewayError::Path { path: place.asked(uri.path()).to_owned(), error });
+        let parsed = parsed.and_then(|parsed| Ok((parsed, ResponseFormat::negotiate(uri.query(), &headers)?)));
+        let (((path, target), root), negotiated) = match parsed {
+            Ok(parsed) => parsed,
+            Err(error) => return Err((error, method, headers, info)),
         };
-        let root = content.cid().copied().ok_or(PathError::Namespace);
-        let root = root.map_err(|error| GatewayError::Path { path: readable(uri.path()), error })?;
         Ok(Self {
             conditional: Conditional::read(&headers),
             filename: parameter(&uri, "filename").filter(|name| !name.is_empty()),
@@ -219,13 +179,31 @@ impl Ask {
             uri,
             info,
             path,
-            content,
-            site,
-            place,
-            lasting,
+            target,
             root,
+            place,
+            mutable,
             negotiated,
         })
+    }
+
+    /// 304.
+    fn not_modified(&self, etag: &str) -> Reply {
+        let mut reply = not_modified(etag);
+        self.set_cache_control(reply.headers_mut());
+        reply
+    }
+
+    /// Under a name, what holds for the name instead of what holds for its content.
+    pub(super) fn set_cache_control(&self, out: &mut HeaderMap) {
+        if let Some(mutable) = &self.mutable {
+            mutable.set_cache_control(out);
+        }
+    }
+
+    /// The segments that lead from the root of the graph to that of the site: some where a name stands for a path.
+    pub(super) fn site(&self) -> &[String] {
+        &self.target.segments[..self.target.segments.len().saturating_sub(self.path.segments.len())]
     }
 
     pub(super) fn is_head(&self) -> bool {
@@ -248,6 +226,8 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
 
     let limit = gateway.state.config.first_byte_timeout;
     let limit = if limit.is_zero() { NO_LIMIT } else { limit + RETRIEVER_SPEAKS_FIRST };
+    // The time that a name took counts.
+    let limit = limit.saturating_sub(ask.info.started.elapsed()).max(RETRIEVER_SPEAKS_FIRST);
     let answered = match tokio::time::timeout(limit, answer(&mut visit)).await {
         Ok(answered) => answered,
         Err(_) => {
@@ -264,7 +244,7 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
 }
 
 async fn answer(visit: &mut Visit<'_>) -> Result<Reply, GatewayError> {
-    let way = match dag::resolve_cid(&visit.session, &visit.ask.content).await {
+    let way = match dag::resolve_cid(&visit.session, &visit.ask.target).await {
         Ok(way) => way,
         Err(error) => return respond::redirects::respond(visit, error).await,
     };
@@ -273,6 +253,7 @@ async fn answer(visit: &mut Visit<'_>) -> Result<Reply, GatewayError> {
     match visit.ask.negotiated.format {
         ResponseFormat::Raw => respond::raw::respond(visit, resolved),
         ResponseFormat::Car(options) => respond::car::respond(visit, &resolved, options).await,
+        ResponseFormat::IpnsRecord => Err(GatewayError::NotAName),
         ResponseFormat::Deserialized => match &resolved.kind {
             dag::NodeKind::File { .. } => respond::file::respond(visit, &resolved, &resolved.block).await,
             dag::NodeKind::Directory | dag::NodeKind::HamtDirectory => {
@@ -294,8 +275,7 @@ impl Visit<'_> {
             return None;
         }
         self.light(StatusCode::NOT_MODIFIED);
-        let lasting = self.ask.lasting;
-        Some(not_modified(etag, if is_listing(etag) { lasting.listing() } else { lasting.content() }))
+        Some(self.ask.not_modified(etag))
     }
 
     /// 301 to the same address with a slash at its end, the query kept.
@@ -303,7 +283,9 @@ impl Visit<'_> {
         let mut path = self.ask.path.clone();
         path.trailing_slash = true;
         self.light(StatusCode::MOVED_PERMANENTLY);
-        redirect(&with_query(&self.ask.place.address(&path), &self.ask.uri))
+        let mut reply = redirect(&with_query(&self.ask.place.address(&path), &self.ask.uri));
+        self.ask.set_cache_control(reply.headers_mut());
+        reply
     }
 
     /// The name of what is served, for its type: as the client wants it, else that of the file.
@@ -336,15 +318,21 @@ impl Visit<'_> {
         E: Into<GatewayError> + 'static,
     {
         out.extend(length.map(|length| (CONTENT_LENGTH, HeaderValue::from(length))));
+        if let Some(mutable) = &self.ask.mutable {
+            mutable.set_cache_control(&mut out);
+        }
         if self.ask.negotiated.by_accept
             && let Some(form) = match self.ask.negotiated.format {
                 ResponseFormat::Raw => Some("raw"),
                 ResponseFormat::Car(_) => Some("car"),
-                ResponseFormat::Deserialized => None,
+                ResponseFormat::Deserialized | ResponseFormat::IpnsRecord => None,
             }
         {
             let query = self.ask.uri.query().map(|query| format!("{query}&")).unwrap_or_default();
-            out.insert(CONTENT_LOCATION, headers::value(&format!("{}?{query}format={form}", self.ask.place.asked(self.ask.uri.path()))));
+            out.insert(
+                CONTENT_LOCATION,
+                headers::value(&format!("{}?{query}format={form}", self.ask.place.asked(self.ask.uri.path()))),
+            );
         }
         let Some(mut guard) = self.guard.take() else { return Response::new(Body::empty()) };
         guard.status(status);
@@ -401,66 +389,39 @@ impl Visit<'_> {
     }
 }
 
-/// Validators that the client can only have from this address, so that no look at the content is needed; with the
-/// caching of what they stand for.
-fn known_by_the_client(asked: &Asked, headers: &HeaderMap) -> Option<(String, HeaderValue)> {
-    let conditional = Conditional::read(headers);
-    let root = asked.path.cid()?;
-    if conditional.is_empty() || !asked.path.segments.is_empty() {
+/// Validators that the client can only have from this address, so that no look at the content is needed.
+fn known_by_the_client(ask: &Ask) -> Option<String> {
+    if ask.conditional.is_empty() || !ask.target.segments.is_empty() {
         return None;
     }
-    let etags = match asked.negotiated.format {
+    let etags = match ask.negotiated.format {
         // A program that wants JSON has another listing.
-        ResponseFormat::Deserialized if super::listing::wants_json(headers) => Vec::new(),
-        ResponseFormat::Deserialized => vec![headers::etag(root), respond::directory::etag(root)],
-        ResponseFormat::Raw => vec![headers::etag_of_form(root, "raw")],
-        ResponseFormat::Car(_) => Vec::new(),
+        ResponseFormat::Deserialized if super::listing::wants_json(&ask.headers) => Vec::new(),
+        ResponseFormat::Deserialized => vec![headers::etag(&ask.root), respond::directory::etag(&ask.root)],
+        ResponseFormat::Raw => vec![headers::etag_of_form(&ask.root, "raw")],
+        ResponseFormat::Car(_) | ResponseFormat::IpnsRecord => Vec::new(),
     };
-    let etag = etags.into_iter().find(|etag| conditional.has(etag))?;
-    let cache = if is_listing(&etag) { headers::LISTING } else { headers::IMMUTABLE };
-    Some((etag, cache))
+    etags.into_iter().find(|etag| ask.conditional.has(etag))
 }
 
-fn is_listing(etag: &str) -> bool {
-    etag.starts_with("\"DirIndex-")
-}
-
-fn not_modified(etag: &str, cache: Option<HeaderValue>) -> Reply {
+fn not_modified(etag: &str) -> Reply {
     let mut reply = Response::new(Body::empty());
     *reply.status_mut() = StatusCode::NOT_MODIFIED;
+    let cache = if etag.starts_with("\"DirIndex-") { headers::LISTING } else { headers::IMMUTABLE };
     reply.headers_mut().insert(ETAG, headers::value(etag));
-    reply.headers_mut().extend(cache.map(|cache| (CACHE_CONTROL, cache)));
+    reply.headers_mut().insert(CACHE_CONTROL, cache);
     reply
-}
-
-async fn resolve_name(gateway: &Gateway, name: &str, local_only: bool) -> Result<Named, GatewayError> {
-    let limit = gateway.state.config.first_byte_timeout;
-    let limit = if limit.is_zero() { NO_LIMIT } else { limit };
-    match tokio::time::timeout(limit, gateway.state.names.resolve(name, local_only)).await {
-        Ok(named) => Ok(named?),
-        Err(_) => Err(NameError::Timeout { name: name.to_owned() }.into()),
-    }
-}
-
-fn only_if_cached(headers: &HeaderMap) -> bool {
-    headers.get_all(CACHE_CONTROL).iter().any(|value| {
-        value.to_str().is_ok_and(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case("only-if-cached")))
-    })
 }
 
 /// `/ipfs/ipfs/CID` and its like, which people make by pasting a path behind a prefix: what they mean.
 fn superfluous(path: &str) -> Option<ContentPath> {
     let inner = path.strip_prefix("/ipfs").or_else(|| path.strip_prefix("/ipns"))?;
-    ContentPath::parse(inner).ok()
+    let is_prefixed = inner.starts_with("/ipfs/") || inner.starts_with("/ipns/");
+    is_prefixed.then(|| ContentPath::parse(inner).ok()).flatten()
 }
 
 fn with_query(path: &str, uri: &Uri) -> String {
     uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
-}
-
-/// A path for people.
-fn readable(path: &str) -> String {
-    percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned()
 }
 
 /// 301.
@@ -471,7 +432,7 @@ pub(super) fn redirect(to: &str) -> Reply {
     reply
 }
 
-fn refuse(error: &GatewayError, method: &Method, headers: &HeaderMap, info: &RequestInfo) -> Reply {
+pub(super) fn refuse(error: &GatewayError, method: &Method, headers: &HeaderMap, info: &RequestInfo) -> Reply {
     let context =
         problem::Context { method, headers, request: &info.id, started: info.started, retrieval: None, plain: false };
     problem::respond(error, &error.fault(), &context)
@@ -484,7 +445,13 @@ pub(super) fn refuse_plainly(error: &GatewayError, method: &Method, headers: &He
     problem::respond(error, &error.fault(), &context)
 }
 
-fn refuse_at(place: &Place, error: &GatewayError, method: &Method, headers: &HeaderMap, info: &RequestInfo) -> Reply {
+pub(super) fn refuse_at(
+    place: &Place,
+    error: &GatewayError,
+    method: &Method,
+    headers: &HeaderMap,
+    info: &RequestInfo,
+) -> Reply {
     if place.is_isolated() {
         refuse_plainly(error, method, headers, info)
     } else {
@@ -515,7 +482,14 @@ fn chosen_policy(gateway: &Gateway, uri: &Uri, headers: &HeaderMap) -> Option<Po
     admin.then_some(policy)
 }
 
-fn parameter(uri: &Uri, name: &str) -> Option<String> {
+/// `Cache-Control: only-if-cached`.
+pub(super) fn only_if_cached(headers: &HeaderMap) -> bool {
+    headers.get_all(CACHE_CONTROL).iter().any(|value| {
+        value.to_str().is_ok_and(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case("only-if-cached")))
+    })
+}
+
+pub(super) fn parameter(uri: &Uri, name: &str) -> Option<String> {
     let query = uri.query()?;
     url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }

@@ -39,39 +39,6 @@ const IN_EXTENDED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'|')
     .remove(b'~');
 
-/// How long an address names what it names now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lasting {
-    /// `/ipfs`.
-    Forever,
-    /// `/ipns`, with what is left of the record's time to live.
-    For(Duration),
-    /// `/ipns`, and nobody has said.
-    Unknown,
-}
-
-impl Lasting {
-    /// `Cache-Control` of content; none where nothing is known (path-gateway specification).
-    pub fn content(self) -> Option<HeaderValue> {
-        match self {
-            Self::Forever => Some(IMMUTABLE),
-            Self::For(ttl) => Some(value(&format!("public, max-age={}", ttl.as_secs()))),
-            Self::Unknown => None,
-        }
-    }
-
-    /// `Cache-Control` of a page that we make of it.
-    pub fn listing(self) -> Option<HeaderValue> {
-        match self {
-            Self::Forever => Some(LISTING),
-            Self::For(ttl) => {
-                Some(value(&format!("public, max-age={}, stale-while-revalidate=2678400", ttl.as_secs())))
-            }
-            Self::Unknown => None,
-        }
-    }
-}
-
 /// The validator of a deserialized file or an index page: the CID as it was linked.
 pub fn etag(cid: &Cid) -> String {
     format!("\"{cid}\"")

@@ -13,9 +13,11 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_enco
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::ipld::cid::{self, CidError, Multihash, codec};
-use crate::ipld::path::{ContentPath, PathError};
 use crate::ipld::Cid;
+use crate::ipld::cid::{self, CidError};
+use crate::ipld::ipns::IpnsName;
+use crate::ipld::path::{ContentPath, PathError};
+use crate::names::Name;
 
 /// The longest label of a host name.
 const MAX_LABEL: usize = 63;
@@ -90,15 +92,17 @@ pub enum Route {
 pub enum HostError {
     #[error("the Host header {0:?} is not a host name")]
     Syntax(String),
-    #[error("{label:?} in the host name is not a CID: {error} (host names have no case, so only base32 and base36 survive)")]
+    #[error(
+        "{label:?} in the host name is not a CID: {error} (host names have no case, so only base32 and base36 survive)"
+    )]
     NotACid { label: String, error: CidError },
     #[error(
         "CID incompatible with DNS label length limit of 63: {cid} is longer in base32 and in base36; ask for it as \
          http://127.0.0.1/ipfs/{cid} or with another hash function"
     )]
     LabelTooLong { cid: Cid },
-    #[error("{0:?} does not fit into a host name of {MAX_NAME} characters")]
-    NameTooLong(String),
+    #[error("{0:?} is neither an IPNS key nor a DNS name")]
+    NotAName(String),
     #[error("invalid path {path:?}: {error}")]
     Path { path: String, error: PathError },
 }
@@ -229,8 +233,7 @@ impl fmt::Display for Root {
 /// (subdomain-gateway specification, "Redirect from path"). What is asked of an unknown host is answered by its DNSLink
 /// or, without one, by path.
 pub fn route(hosts: &Hosts, seen: Seen<'_>) -> Result<Route, HostError> {
-    let authority =
-        Authority::parse(seen.authority).ok_or_else(|| HostError::Syntax(clip(seen.authority)))?;
+    let authority = Authority::parse(seen.authority).ok_or_else(|| HostError::Syntax(clip(seen.authority)))?;
     if authority.ip().is_some() || authority.name.is_empty() {
         return Ok(Route::Path);
     }
@@ -245,27 +248,6 @@ pub fn route(hosts: &Hosts, seen: Seen<'_>) -> Result<Route, HostError> {
         return Ok(Route::Path);
     }
     Ok(Route::Lookup { name: authority.name })
-}
-
-/// The key that an IPNS name spells, in any form: base58 peer id or multihash, or CID of any codec and base.
-pub fn ipns_key(name: &str) -> Option<Cid> {
-    if name.contains('.') {
-        return None;
-    }
-    if let Ok(cid) = cid::parse(name) {
-        return Some(Cid::new_v1(codec::LIBP2P_KEY, *cid.hash()));
-    }
-    // A peer id: a multihash in base58, of the key itself or of its hash.
-    let bytes = Base::Base58Btc.decode(name).ok()?;
-    let hash = Multihash::from_bytes(&bytes).ok()?;
-    let is_key = matches!(hash.code(), 0 | 0x12);
-    let cid = Cid::new_v1(codec::LIBP2P_KEY, hash);
-    (is_key && cid::check(&cid).is_ok()).then_some(cid)
-}
-
-/// The one way in which addresses spell a key: base36 of the CID with codec `libp2p-key`.
-pub fn key_name(key: &Cid) -> String {
-    multibase::encode(Base::Base36Lower, key.to_bytes())
 }
 
 /// A DNSLink name as one label: `-` becomes `--`, `.` becomes `-`, so that one wildcard certificate covers it.
@@ -290,7 +272,8 @@ fn to_subdomain(authority: &Authority<'_>, seen: Seen<'_>) -> Result<Route, Host
         return Ok(Route::Path); // ?uri=
     }
     let (root, below) = rest.split_once('/').unwrap_or((rest, ""));
-    let invalid = |error| HostError::Path { path: percent_decode_str(seen.path).decode_utf8_lossy().into_owned(), error };
+    let invalid =
+        |error| HostError::Path { path: percent_decode_str(seen.path).decode_utf8_lossy().into_owned(), error };
     let root = percent_decode_str(root).decode_utf8().map_err(|_| invalid(PathError::Utf8))?;
     let label = match space {
         Space::Ipfs => cid_label(&cid::parse(&root).map_err(|error| invalid(error.into()))?)?,
@@ -317,7 +300,7 @@ fn subdomain(id: &str, space: Space, parent: String, seen: Seen<'_>) -> Result<R
                 canonical => redirect(&canonical),
             }
         }
-        Space::Ipns => match ipns_key(id).or_else(|| ipns_key(&label)) {
+        Space::Ipns => match id.parse::<IpnsName>().or_else(|_| label.parse()).ok().filter(|_| !id.contains('.')) {
             Some(key) => match key_label(&key)? {
                 canonical if canonical == label => Ok(Route::Subdomain { root: Root::Ipns(label), parent }),
                 canonical => redirect(&canonical),
@@ -339,30 +322,21 @@ fn cid_label(cid: &Cid) -> Result<String, HostError> {
     if base36.len() <= MAX_LABEL { Ok(base36) } else { Err(HostError::LabelTooLong { cid: v1 }) }
 }
 
-fn key_label(key: &Cid) -> Result<String, HostError> {
-    let label = key_name(key);
-    if label.len() <= MAX_LABEL { Ok(label) } else { Err(HostError::LabelTooLong { cid: *key }) }
+fn key_label(key: &IpnsName) -> Result<String, HostError> {
+    let label = key.to_string();
+    if label.len() <= MAX_LABEL { Ok(label) } else { Err(HostError::LabelTooLong { cid: key.cid() }) }
 }
 
-fn name_label(name: &str) -> Result<String, HostError> {
-    if let Some(key) = ipns_key(name) {
-        return key_label(&key);
+fn name_label(text: &str) -> Result<String, HostError> {
+    match text.parse::<Name>() {
+        Ok(Name::Key(key)) => key_label(&key),
+        Ok(Name::Dns(name)) => {
+            // A name that is too long for one label stays as it is: several labels, which no wildcard certificate covers.
+            let inlined = inline(&name);
+            Ok(if inlined.len() <= MAX_LABEL { inlined } else { name })
+        }
+        Err(_) => Err(HostError::NotAName(clip(text))),
     }
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    let is_label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= MAX_LABEL
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    };
-    if name.len() > MAX_NAME {
-        return Err(HostError::NameTooLong(clip(&name)));
-    }
-    if !name.split('.').all(is_label) {
-        return Err(HostError::Syntax(clip(&name)));
-    }
-    // A name that is too long for one label stays as it is: several labels, which no wildcard certificate covers.
-    let inlined = inline(&name);
-    Ok(if inlined.len() <= MAX_LABEL { inlined } else { name })
 }
 
 fn location(label: &str, space: Space, parent: &str, seen: Seen<'_>, below: &str) -> String {

@@ -39,6 +39,12 @@ impl Place {
         *self != Self::Path
     }
 
+    /// `path`, as it was sent, is a root of a shared origin without a slash: what stands there would rule over every root
+    /// beside it.
+    pub(super) fn is_top(&self, path: &str) -> bool {
+        !self.is_isolated() && path.matches('/').count() == 2
+    }
+
     /// The address of `path`, the namespace and the root left out where the origin implies them.
     pub(super) fn address(&self, path: &ContentPath) -> String {
         let whole = path.to_url_path();
@@ -113,7 +119,7 @@ async fn place(gateway: &Gateway, request: &Parts) -> Result<Found, GatewayError
         Route::Path => Ok(Found::Here(Place::Path, None)),
         Route::Redirect { location } => Ok(Found::Redirect(location)),
         Route::Subdomain { root, parent } => Ok(Found::Here(Place::Subdomain { parent }, Some(root))),
-        Route::Lookup { name } if gateway.state.names.has_dnslink(&name).await? => {
+        Route::Lookup { name } if gateway.state.names.dnslink(&name).await?.is_some() => {
             let place = Place::DnsLink { authority: authority.to_ascii_lowercase() };
             Ok(Found::Here(place, Some(Root::Ipns(name))))
         }

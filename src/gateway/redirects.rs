@@ -208,9 +208,8 @@ impl Target {
     }
 
     fn path(&self, values: &[(&str, String)]) -> String {
-        let path = substitute(&self.path, values, |value| {
-            value.split('/').map(encode_segment).collect::<Vec<_>>().join("/")
-        });
+        let path =
+            substitute(&self.path, values, |value| value.split('/').map(encode_segment).collect::<Vec<_>>().join("/"));
         printable(&path)
     }
 

@@ -27,7 +27,7 @@ pub(in super::super) async fn respond(
     headers::set_path(&mut out, &visit.ask.path, &resolved.roots);
     out.insert(CONTENT_TYPE, headers::value(&options.content_type()));
     out.insert(ETAG, headers::value(&etag));
-    out.extend(visit.ask.lasting.content().map(|cache| (CACHE_CONTROL, cache)));
+    out.insert(CACHE_CONTROL, headers::IMMUTABLE);
     out.insert(ACCEPT_RANGES, HeaderValue::from_static("none"));
     let default_name = format!("{}.car", resolved.cid);
     let name = visit.ask.filename.as_deref().unwrap_or(&default_name);

@@ -173,7 +173,7 @@ pub(in super::super) async fn respond(
     }
     out.insert(ETAG, headers::value(&etag));
     out.insert(VARY, HeaderValue::from_static("Accept"));
-    out.extend(visit.ask.lasting.listing().map(|cache| (CACHE_CONTROL, cache)));
+    out.insert(CACHE_CONTROL, headers::LISTING);
     if visit.ask.is_head() {
         return Ok(visit.reply(StatusCode::OK, out, futures::stream::empty::<Result<_, GatewayError>>(), None));
     }
@@ -236,7 +236,8 @@ async fn gather(mut entries: Entries) -> Result<Option<Vec<Entry>>, DirectoryErr
 impl Links {
     fn new(visit: &Visit<'_>) -> Self {
         let ask = visit.ask;
-        let mut base = if ask.place.is_isolated() { String::new() } else { format!("/{}/{}", space(visit), root(visit)) };
+        let mut base =
+            if ask.place.is_isolated() { String::new() } else { format!("/{}/{}", space(visit), root(visit)) };
         for segment in &ask.path.segments {
             let _ = write!(base, "/{}", utf8_percent_encode(segment, SEGMENT));
         }
@@ -339,7 +340,9 @@ fn note(part: &Part) -> Option<String> {
     let asked = part.view.sort.is_some();
     match part.order {
         Order::Sorted { .. } => None,
-        Order::Open if !asked => Some("This directory is sharded: its entries are shown in the order in which they are stored.".into()),
+        Order::Open if !asked => {
+            Some("This directory is sharded: its entries are shown in the order in which they are stored.".into())
+        }
         _ => Some(format!(
             "This directory has more than {SORTABLE} entries, too many to sort: they are shown in the order in which they are stored."
         )),

@@ -103,7 +103,7 @@ pub(in super::super) fn symlink(visit: &mut Visit<'_>, resolved: &Resolved) -> R
 fn common(visit: &Visit<'_>, resolved: &Resolved, etag: &str, modified: Option<SystemTime>, out: &mut HeaderMap) {
     headers::set_path(out, &visit.ask.path, &resolved.roots);
     out.insert(ETAG, headers::value(etag));
-    out.extend(visit.ask.lasting.content().map(|cache| (CACHE_CONTROL, cache)));
+    out.insert(CACHE_CONTROL, headers::IMMUTABLE);
     out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     if let Some(modified) = modified {
         out.insert(LAST_MODIFIED, headers::value(&httpdate::fmt_http_date(modified)));

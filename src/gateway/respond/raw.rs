@@ -21,7 +21,7 @@ pub(in super::super) fn respond(visit: &mut Visit<'_>, resolved: Resolved) -> Re
     headers::set_path(&mut out, &visit.ask.path, &resolved.roots);
     out.insert(CONTENT_TYPE, HeaderValue::from_static(format::RAW));
     out.insert(ETAG, headers::value(&etag));
-    out.extend(visit.ask.lasting.content().map(|cache| (CACHE_CONTROL, cache)));
+    out.insert(CACHE_CONTROL, headers::IMMUTABLE);
     out.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     let default_name = format!("{}.bin", resolved.cid);
     let name = visit.ask.filename.as_deref().unwrap_or(&default_name);

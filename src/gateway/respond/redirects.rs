@@ -45,8 +45,9 @@ pub(in super::super) async fn respond(
             *reply.status_mut() = status;
             let out = reply.headers_mut();
             out.insert(LOCATION, headers::value(&location));
-            out.extend(visit.ask.lasting.listing().map(|cache| (CACHE_CONTROL, cache)));
+            out.insert(CACHE_CONTROL, headers::LISTING);
             headers::set_path(out, &visit.ask.path, &[visit.ask.root]);
+            visit.ask.set_cache_control(out);
             Ok(reply)
         }
         Some(Answer::Serve { status, path }) => {
@@ -59,7 +60,7 @@ pub(in super::super) async fn respond(
 /// The rules at the root of the site; `None`: it has none.
 async fn rules(visit: &Visit<'_>) -> Result<Option<Redirects>, GatewayError> {
     let unreadable = |error: GatewayError| GatewayError::RedirectsFile(Box::new(error));
-    let mut way = visit.ask.content.segments[..visit.ask.site].to_vec();
+    let mut way = visit.ask.site().to_vec();
     way.push(FILE.to_owned());
     let found = match dag::resolve_from(&visit.session, visit.ask.root, &way).await {
         Ok(found) => found,
@@ -91,7 +92,7 @@ async fn serve(visit: &mut Visit<'_>, status: StatusCode, to: &str) -> Result<Re
     let missing = || GatewayError::RedirectsTarget { to: to.to_owned() };
     // The root's own spelling does not matter here: only the segments are taken.
     let target = ContentPath::parse(&format!("/ipns/site{to}")).map_err(|_| missing())?;
-    let mut way = visit.ask.content.segments[..visit.ask.site].to_vec();
+    let mut way = visit.ask.site().to_vec();
     way.extend(target.segments.iter().cloned());
     let resolved = match dag::resolve_from(&visit.session, visit.ask.root, &way).await {
         Err(ResolveError::NoLink { .. } | ResolveError::NotUnixFs { .. }) => return Err(missing()),
@@ -114,7 +115,7 @@ async fn serve(visit: &mut Visit<'_>, status: StatusCode, to: &str) -> Result<Re
     let mut out = HeaderMap::with_capacity(24);
     headers::set_path(&mut out, &visit.ask.path, &resolved.roots);
     out.insert(ETAG, headers::value(&headers::etag(&resolved.cid)));
-    out.extend(visit.ask.lasting.content().map(|cache| (CACHE_CONTROL, cache)));
+    out.insert(CACHE_CONTROL, headers::IMMUTABLE);
     let mut reader = FileReader::new(visit.session.clone(), &block, 0..size)?;
     let bytes = reader.peek(SNIFF_BYTES).await?;
     let by_name = visit.name().and_then(content_type::by_name);

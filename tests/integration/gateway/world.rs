@@ -13,10 +13,11 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use tidegate::blockstore::memory::MemoryStore;
 use tidegate::blockstore::{Blockstore, StoreError, StoreStats};
-use tidegate::gateway::{self, Config, State, names};
+use tidegate::gateway::{self, Config, State};
 use tidegate::ipld::builder::{Built, DirBuilder, FileBuilder, Profile};
 use tidegate::ipld::{Block, Cid};
 use tidegate::listener;
+use tidegate::names::{NsMap, Resolver};
 use tidegate::record::{RecordSink, RetrievalRecord};
 use tidegate::retriever::Retriever;
 use tidegate::supervisor::Supervisor;
@@ -56,13 +57,18 @@ impl World {
     }
 
     pub fn with(config: Config) -> Self {
+        Self::with_names(config, |_| Resolver::fixed(NsMap::default()))
+    }
+
+    /// With names that the test makes.
+    pub fn with_names(config: Config, names: impl FnOnce(&Metrics) -> Resolver) -> Self {
         let store = Arc::new(Store::default());
         let records = Arc::new(Records::default());
         let metrics = Metrics::new();
         let state = State {
             retriever: Retriever::local(store.clone()),
+            names: names(&metrics),
             sink: records.clone(),
-            names: Arc::new(names::NoNames),
             config,
             is_admin_token: Arc::new(|token| token == TOKEN),
         };
