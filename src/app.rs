@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use crate::blockstore::{Blocks, DataDirLock, StoreError};
 use crate::config::{ConfigError, Settings};
 use crate::db::Database;
+use crate::denylist::{self, DenylistError, Denylists};
 use crate::exchange::Exchange;
 use crate::http_peer::delegated::{DelegatedMetrics, DelegatedRouter, RouterUrlError};
 use crate::listener::{self, Tls, TlsError};
@@ -31,6 +32,7 @@ use crate::topology;
 use crate::{api, gateway, p2p};
 
 mod api_file;
+mod denied;
 mod observer;
 mod parts;
 mod token;
@@ -63,6 +65,8 @@ pub enum StartError {
     Node(#[from] p2p::NodeError),
     #[error(transparent)]
     Router(#[from] RouterUrlError),
+    #[error(transparent)]
+    Denylist(#[from] DenylistError),
     #[error("--subdomain-host: {0}")]
     SubdomainHost(#[from] gateway::host::HostsError),
     #[error(transparent)]
@@ -115,22 +119,19 @@ impl App {
         let stages = Stages::default();
 
         let blocks = Blocks::open(&data_dir, &parts::store(&settings), &metrics, &stages.store).await?;
+        let denylists = Denylists::load(&denylist::files(&settings.denylist)?)?;
+        denylist::watch(&denylists, settings.denylist.clone(), &metrics, &stages.store);
+        let allowed = Arc::new(denied::Allowed { blocks: blocks.clone(), denylists: denylists.clone() });
         let node = if settings.offline {
             None
         } else {
-            let serve = blocks.clone();
+            let serve = allowed.clone();
             Some(p2p::Node::start(&parts::node(&settings), &data_dir, serve, &metrics, &stages.node).await?)
         };
         let routers = content_routers(&settings, node.as_ref(), &metrics)?;
         let exchange = node.clone().map(|node| Arc::new(node) as Arc<dyn Exchange>);
-        let retriever = Retriever::new(
-            &parts::retriever(&settings),
-            blocks.clone(),
-            exchange,
-            routers,
-            &metrics,
-            &stages.retriever,
-        );
+        let retriever =
+            Retriever::new(&parts::retriever(&settings), allowed, exchange, routers, &metrics, &stages.retriever);
         let names = parts::names(&settings, &data_dir, name_routers(&settings, node.as_ref(), &metrics)?)?;
         let names = names::Resolver::new(names, &metrics, &stages.retriever)?;
 
@@ -160,6 +161,7 @@ impl App {
         let state = gateway::State {
             retriever: retriever.clone(),
             names: names.clone(),
+            denylists,
             sink,
             config: parts::gateway(&settings)?,
             is_admin_token: token.check(),

@@ -84,6 +84,9 @@ pub struct Settings {
     pub admin_token_file: Option<PathBuf>,
     /// Hosts that serve each root on an origin of its own, CID.ipfs.HOST; with or without a port, or `*.HOST`.
     pub subdomain_host: Vec<String>,
+    /// Denylists in the compact format (IPIP-383), files or folders of `.deny` files, read again when they change. Those in
+    /// /etc/ipfs/denylists and ~/.config/ipfs/denylists are read too.
+    pub denylist: Vec<PathBuf>,
     /// Budget of the cache's memory tier.
     pub cache_memory: ByteSize,
     /// Budget of the cache's disk tier. 0 switches it off.
@@ -151,6 +154,7 @@ impl Default for Settings {
             trusted_proxy: default_trusted(),
             admin_token_file: None,
             subdomain_host: vec!["localhost".to_owned()],
+            denylist: Vec::new(),
             cache_memory: ByteSize::mib(128),
             cache_disk: ByteSize::gib(10),
             limits: Limits::default(),

@@ -32,6 +32,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+use crate::denylist::Denylists;
 use crate::names::Resolver;
 use crate::record::RecordSink;
 use crate::retriever::Retriever;
@@ -84,6 +85,8 @@ pub type TokenCheck = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 pub struct State {
     pub retriever: Retriever,
     pub names: Resolver,
+    /// What is refused.
+    pub denylists: Denylists,
     pub sink: Arc<dyn RecordSink>,
     pub config: Config,
     /// Who presents such a token as a bearer may choose `?policy=`.

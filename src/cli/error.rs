@@ -111,6 +111,7 @@ impl From<crate::app::StartError> for CliError {
             StartError::Names(_)
             | StartError::Dns(_)
             | StartError::SubdomainHost(_)
+            | StartError::Denylist(_)
             | StartError::Token { .. }
             | StartError::Tls(_)
             | StartError::Router(_) => Self::usage(text),

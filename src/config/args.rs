@@ -78,6 +78,9 @@ pub struct Overrides {
     /// Host that serves each root on an origin of its own, CID.ipfs.HOST; may be repeated [default: localhost]
     #[arg(long, env = "TIDEGATE_SUBDOMAIN_HOST", value_name = "HOST", value_delimiter = ',')]
     pub subdomain_host: Vec<String>,
+    /// Denylist in the compact format, a file or a folder of .deny files; may be repeated
+    #[arg(long, env = "TIDEGATE_DENYLIST", value_name = "FILE", value_delimiter = ',')]
+    pub denylist: Vec<PathBuf>,
     /// Memory tier of the cache [default: 128MiB]
     #[arg(long, env = "TIDEGATE_CACHE_MEMORY", value_name = "SIZE")]
     pub cache_memory: Option<ByteSize>,
@@ -127,6 +130,7 @@ impl Overrides {
         list(&self.trusted_proxy, &mut settings.trusted_proxy);
         maybe(&self.admin_token_file, &mut settings.admin_token_file);
         list(&self.subdomain_host, &mut settings.subdomain_host);
+        list(&self.denylist, &mut settings.denylist);
         one(&self.cache_memory, &mut settings.cache_memory);
         one(&self.cache_disk, &mut settings.cache_disk);
         Ok(())

@@ -13,6 +13,7 @@ use super::host::HostError;
 use super::redirects::RedirectsError;
 use crate::blockstore::StoreError;
 use crate::dag::{CarError, DirectoryError, ReadError, ResolveError, WalkError};
+use crate::denylist::Denied;
 use crate::ipld::path::PathError;
 use crate::ipld::unixfs::UnixFsError;
 use crate::ipld::{Cid, codec};
@@ -43,6 +44,8 @@ pub enum GatewayError {
     RedirectsTarget { to: String },
     #[error("a service worker cannot be registered for a whole root here: add a slash, or use the root's own origin")]
     ServiceWorker,
+    #[error("{path} is not served here: a denylist names it")]
+    Denied { path: String, denied: Denied },
     #[error("there is nothing at this address; content is under /ipfs/ and /ipns/")]
     NoRoute,
     #[error("only GET, HEAD and OPTIONS are answered here")]
@@ -147,6 +150,7 @@ impl GatewayError {
             Self::RedirectsTarget { .. } => {
                 Fault::new(StatusCode::NOT_FOUND, "no_link").ended(Outcome::NotFound).at(Phase::Resolve)
             }
+            Self::Denied { denied, .. } => refused(*denied),
             Self::ServiceWorker => Fault::new(StatusCode::BAD_REQUEST, "service_worker"),
             Self::Format(FormatError::Parameter { .. }) => Fault::new(StatusCode::BAD_REQUEST, "bad_parameter"),
             Self::Format(_) => Fault::new(StatusCode::NOT_ACCEPTABLE, "bad_format"),
@@ -219,6 +223,14 @@ fn resolve(error: &ResolveError) -> Fault {
     }
 }
 
+/// 410, or 451 where the list says that the law is the reason (path-gateway specification).
+fn refused(denied: Denied) -> Fault {
+    match denied.legal {
+        true => Fault::new(StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, "denied_legal"),
+        false => Fault::new(StatusCode::GONE, "denied"),
+    }
+}
+
 fn read(error: &ReadError) -> Fault {
     match error {
         ReadError::Fetch(error) => fetch(error),
@@ -267,6 +279,7 @@ fn fetch(error: &FetchError) -> Fault {
         FetchError::NotLocal { cid } => {
             Fault::new(StatusCode::NOT_FOUND, "not_local").of(cid).ended(Outcome::NotFound).at(Phase::Fetch)
         }
+        FetchError::Denied { cid, denied } => refused(*denied).of(cid),
         FetchError::Unsupported { cid, .. } => Fault::new(StatusCode::BAD_REQUEST, "unsupported_cid").of(cid),
         FetchError::Stopping => Fault::new(StatusCode::SERVICE_UNAVAILABLE, "stopping").retry(RETRY_STOPPING),
         FetchError::Store(error) => match &**error {

@@ -85,6 +85,9 @@ pub(super) async fn content(
     if place.is_top(uri.path()) && headers.get("service-worker").is_some_and(|value| value == "script") {
         return refuse(&GatewayError::ServiceWorker, &method, &headers, &info);
     }
+    if let Some(error) = denied(&gateway, ContentPath::parse(uri.path()).ok().as_ref()) {
+        return refuse_at(&place, &error, &method, &headers, &info);
+    }
     let mut target = None;
     if uri.path().starts_with("/ipns/") {
         match names::enter(&gateway, &method, &uri, &headers, &info, &place).await {
@@ -97,6 +100,9 @@ pub(super) async fn content(
         Ok(ask) => ask,
         Err((error, method, headers, info)) => return refuse_at(&place, &error, &method, &headers, &info),
     };
+    if let Some(error) = denied(&gateway, Some(&ask.target)) {
+        return refuse_at(&place, &error, &ask.method, &ask.headers, &ask.info);
+    }
     let label = FormatLabel(ask.negotiated.format.name());
     let mut reply = match known_by_the_client(&ask) {
         Some(etag) => ask.not_modified(&etag),
@@ -411,6 +417,13 @@ fn not_modified(etag: &str) -> Reply {
     reply.headers_mut().insert(ETAG, headers::value(etag));
     reply.headers_mut().insert(CACHE_CONTROL, cache);
     reply
+}
+
+/// What a denylist says about the address, before anything is looked for.
+fn denied(gateway: &Gateway, path: Option<&ContentPath>) -> Option<GatewayError> {
+    let path = path?;
+    let denied = gateway.state.denylists.path(path)?;
+    Some(GatewayError::Denied { path: path.to_string(), denied })
 }
 
 /// `/ipfs/ipfs/CID` and its like, which people make by pasting a path behind a prefix: what they mean.

@@ -50,7 +50,8 @@ pub(super) fn settle<B>(request: &mut Request<B>) -> Result<(), BadTarget> {
         }
         (None, Some(host)) => {
             let text = host.to_str().map_err(|_| BadTarget::BadHost)?;
-            if !text.is_empty() && (text.contains('@') || text.parse::<Authority>().is_err()) {
+            // A comma is what becomes of two headers that a proxy has joined.
+            if !text.is_empty() && (text.contains(['@', ',']) || text.parse::<Authority>().is_err()) {
                 return Err(BadTarget::BadHost);
             }
             None
