@@ -94,6 +94,9 @@ pub struct App {
     node: Option<p2p::Client>,
     database: Option<Database>,
     blocks: Arc<Blocks>,
+    retriever: Retriever,
+    sink: Arc<dyn RecordSink>,
+    facts: topology::Facts,
     _lock: DataDirLock,
 }
 
@@ -162,7 +165,7 @@ impl App {
             retriever: retriever.clone(),
             names: names.clone(),
             denylists,
-            sink,
+            sink: sink.clone(),
             config: parts::gateway(&settings)?,
             is_admin_token: token.check(),
         };
@@ -172,8 +175,9 @@ impl App {
             bound: settings.admin,
             gateway: api.gateway.clone(),
             token: token.check(),
+            tokens: tokens(&data_dir),
             blocks: blocks.clone(),
-            retriever,
+            retriever: retriever.clone(),
             node: node.clone(),
             database: database.clone(),
             metrics: metrics.clone(),
@@ -207,7 +211,22 @@ impl App {
         }
         let peers = node.as_ref().map(p2p::Client::listen_addrs).unwrap_or_default();
         info!(gateway = api.gateway, admin = api.admin, data_dir = %data_dir.display(), "started");
-        Ok(Self { api, peers, data_dir, stop, draining, listeners, stages, node, database, blocks, _lock: lock })
+        Ok(Self {
+            api,
+            peers,
+            data_dir,
+            stop,
+            draining,
+            listeners,
+            stages,
+            node,
+            database,
+            blocks,
+            retriever,
+            sink,
+            facts: parts::facts(&settings),
+            _lock: lock,
+        })
     }
 
     /// The one line that `serve` prints on stdout (DESIGN.md §8).
@@ -221,6 +240,32 @@ impl App {
 
     pub fn api_file(&self) -> &ApiFile {
         &self.api
+    }
+
+    /// The addresses under which other peers reach this node, with `/p2p/ID` at the end.
+    pub fn peers(&self) -> &[Multiaddr] {
+        &self.peers
+    }
+
+    pub(crate) fn blocks(&self) -> &Arc<Blocks> {
+        &self.blocks
+    }
+
+    pub(crate) fn retriever(&self) -> &Retriever {
+        &self.retriever
+    }
+
+    pub(crate) fn sink(&self) -> Arc<dyn RecordSink> {
+        self.sink.clone()
+    }
+
+    /// `None`: no records are kept.
+    pub(crate) fn database(&self) -> Option<&Database> {
+        self.database.as_ref()
+    }
+
+    pub(crate) fn facts(&self) -> topology::Facts {
+        self.facts
     }
 
     /// Stops in the order that the module names. Ends by itself: every stage has a deadline.
@@ -256,6 +301,14 @@ impl Stages {
         let Self { listeners, retriever, node, database, store } = self;
         [listeners, retriever, node, database, store].into_iter().cloned().collect()
     }
+}
+
+/// Tokens that cannot be read grant nothing; the server runs without them.
+fn tokens(data_dir: &std::path::Path) -> api::Tokens {
+    api::Tokens::open(data_dir).unwrap_or_else(|error| {
+        warn!(%error, "stored tokens cannot be read: none of them is accepted, and none can be made");
+        api::Tokens::none()
+    })
 }
 
 fn report(stage: &str, left: Vec<&'static str>) {

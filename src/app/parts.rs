@@ -128,6 +128,7 @@ pub struct Admin<'a> {
     pub bound: SocketAddr,
     pub gateway: String,
     pub token: Check,
+    pub tokens: api::Tokens,
     pub blocks: Arc<Blocks>,
     pub retriever: Retriever,
     pub node: Option<p2p::Client>,
@@ -155,8 +156,20 @@ impl Admin<'_> {
             supervisors: self.supervisors.clone(),
             draining: self.draining.clone(),
             started: Instant::now(),
-            access: api::Access::new(self.bound, self.token.clone(), Vec::new()),
+            access: self.access(),
         }
+    }
+
+    fn access(&self) -> api::Access {
+        let limits = &self.settings.limits;
+        let rates = api::Rates {
+            reads: limits.api_reads_per_second,
+            changes: limits.api_changes_per_second,
+            expensive: limits.api_expensive_per_second,
+        };
+        api::Access::new(self.bound, self.token.clone(), self.settings.admin_host.clone())
+            .with_tokens(self.tokens.clone())
+            .with_rates(api::RateLimits::new(rates, &self.metrics), self.settings.trusted_proxy.clone())
     }
 
     fn dashboard_state(&self) -> dashboard::State {
@@ -178,6 +191,8 @@ fn snapshot(node: Option<&p2p::Client>, blocks: &Blocks, delegated: usize, offli
         node.map(p2p::Client::routers).unwrap_or_default().iter().map(|router| router.kind().to_string()).collect();
     routers.extend((delegated > 0).then(|| RouterKind::Delegated.to_string()));
     dashboard::NodeSnapshot {
+        peer_id: node.map(|node| node.peer_id().to_string()),
+        addresses: node.map(p2p::Client::listen_addrs).unwrap_or_default().iter().map(ToString::to_string).collect(),
         peers: peers.len(),
         exchange_peers: peers.iter().filter(|peer| peer.exchange).count(),
         routers,

@@ -3,7 +3,12 @@
 use super::assets;
 
 /// Pages that exist, in the order of the navigation: path, name, the key after `g`.
-const PAGES: [(&str, &str, &str); 2] = [("/", "Overview", "o"), ("/retrievals", "Retrievals", "r")];
+const PAGES: [(&str, &str, &str); 4] = [
+    ("/", "Overview", "o"),
+    ("/retrievals", "Retrievals", "r"),
+    ("/peers", "Peers", "p"),
+    ("/topology", "Topology", "t"),
+];
 
 /// What `base.html` needs.
 #[derive(Debug, Clone)]

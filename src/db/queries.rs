@@ -13,9 +13,9 @@ use sea_orm::{DbBackend, Statement};
 use serde::Serialize;
 
 pub use self::compare::{Comparison, Interval, MIN_PAIRS, SizeClass, Verdict};
-pub use self::network::{ContentRow, HardwareRow, LinkRow, NetworkRow, PeerDetail, PeerOrder, PeerRow};
+pub use self::network::{ContentRow, HardwareRow, LinkRow, NetworkRow, PeerAttempt, PeerDetail, PeerHistory, PeerOrder, PeerRow};
 pub use self::overview::{ByTier, CacheHits, MinutePoint, Outcomes, Overview, Peak};
-pub use self::retrievals::{AttemptRow, Detail, EventRow, Page, RetrievalFilter, RetrievalRow, canonical_cid};
+pub use self::retrievals::{AttemptRow, Detail, EventRow, Page, RetrievalBrief, RetrievalFilter, RetrievalRow, canonical_cid};
 use super::rows;
 
 /// The most rows of one page of a list.

@@ -33,7 +33,6 @@ fn next(html: &str) -> Option<String> {
 async fn a_sharded_directory_is_whole_over_its_pages_and_no_page_reads_all_of_it() {
     let world = World::new();
     let (dir, mut expected) = sharded(&world, 12_000).await;
-    let all_blocks = world.store.reads.load(Relaxed);
     let mut url = format!("/ipfs/{}/", dir.cid);
     let (mut seen, mut pages) = (Vec::new(), 0);
     loop {
@@ -53,7 +52,6 @@ async fn a_sharded_directory_is_whole_over_its_pages_and_no_page_reads_all_of_it
             None => break,
         }
     }
-    assert!(all_blocks < 60, "{all_blocks}");
     assert_eq!(pages, 12);
     assert_eq!(seen.len(), expected.len());
     seen.sort();
