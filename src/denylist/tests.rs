@@ -107,12 +107,15 @@ fn files_that_are_no_lists_are_refused_with_the_line() {
     assert_eq!(rules("/ipfs/not-a-cid\n//x\n/other\n").unknown(), 3);
 }
 
+/// Issue 5: a million rules in 2 s and a look-up in 2 µs, optimised. An unoptimised build, on a machine that does other
+/// things besides, gets a tenth of the rules and ten times the time.
 #[test]
-fn a_million_rules_are_read_and_looked_up_quickly() {
+fn large_lists_are_read_and_looked_up_quickly() {
+    let (count, slack) = if cfg!(debug_assertions) { (100_000, 10) } else { (1_000_000, 1) };
     let mut file = tempfile::NamedTempFile::new().unwrap();
     let cid = |n: u32| Cid::new_v1(0x55, Code::Sha2_256.digest(&n.to_le_bytes()).resize().unwrap());
     let mut out = std::io::BufWriter::new(file.as_file_mut());
-    for n in 0..1_000_000 {
+    for n in 0..count {
         writeln!(out, "/ipfs/{}", cid(n)).unwrap();
     }
     out.flush().unwrap();
@@ -120,14 +123,13 @@ fn a_million_rules_are_read_and_looked_up_quickly() {
     let started = Instant::now();
     let lists = Denylists::load(&[file.path().to_owned()]).unwrap();
     let loaded = started.elapsed();
-    let cids: Vec<Cid> = (990_000..1_010_000).map(cid).collect();
+    let cids: Vec<Cid> = (count - 10_000..count + 10_000).map(cid).collect();
     let started = Instant::now();
     let found = cids.iter().filter(|cid| lists.cid(cid).is_some()).count();
     let each = started.elapsed() / 20_000;
-    println!("1,000,000 rules read in {loaded:?}; {each:?} a look-up");
-    assert_eq!((found, lists.rules().len()), (10_000, 1_000_000));
-    // The figures of issue 5 are for a release build; this one is not optimised.
-    assert!(cfg!(debug_assertions) || (loaded.as_secs_f64() < 2.0 && each.as_nanos() < 2000), "{loaded:?} {each:?}");
+    println!("{count} rules read in {loaded:?}; {each:?} a look-up");
+    assert_eq!((found, lists.rules().len()), (10_000, count as usize));
+    assert!(loaded.as_secs() < 2 * slack && each.as_micros() < 2 * u128::from(slack), "{loaded:?} {each:?}");
 }
 
 proptest! {
