@@ -11,7 +11,10 @@
 //! | `POST /api/v1/gc`, `POST /api/v1/scrub` | run and report |
 //! | `GET /api/v1/id`, `/stats`, `/config` | this server |
 //! | `GET /api/v1/retrievals`, `/retrievals/{id}` | what was fetched, and how |
-//! | `GET /api/v1/p2p/analytics`, `/p2p/peers` | the network |
+//! | `GET /api/v1/p2p/analytics`, `/p2p/peers`, `/p2p/insights` | the network; what stands out in it |
+//! | `GET /api/v1/reports/{type}` | a report as md, html, json or csv |
+//! | `POST /api/v1/results` | stores measurements of other test tools |
+//! | `GET /api/v1/tests`, `/runs`, `/hardware`, `/models`, `/content` | what was measured, on what, and what is asked for |
 
 pub mod access;
 mod add;
@@ -21,6 +24,8 @@ mod maintenance;
 mod node;
 mod pins;
 pub mod problem;
+mod reports;
+mod results;
 mod retrievals;
 
 use std::sync::Arc;
@@ -28,7 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::header::ALLOW;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -103,6 +108,14 @@ pub fn admin_router(state: State, pages: Router) -> Router {
         .route("/retrievals/{id}", get(retrievals::one))
         .route("/p2p/analytics", get(node::analytics))
         .route("/p2p/peers", get(node::peers))
+        .route("/p2p/insights", get(node::insights))
+        .route("/reports/{type}", get(reports::one))
+        .route("/results", post(results::import).layer(DefaultBodyLimit::max(results::MAX_BODY)))
+        .route("/tests", get(results::tests))
+        .route("/runs", get(results::runs))
+        .route("/hardware", get(results::hardware))
+        .route("/models", get(results::models))
+        .route("/content", get(results::content))
         .fallback(|request: Request| async move {
             Problem::not_found(format!("the API has no resource {}", request.uri().path()))
         })

@@ -10,6 +10,7 @@ mod error;
 pub mod filters;
 mod overview;
 mod page;
+mod reports;
 mod retrieval;
 mod retrievals;
 mod verdict;
@@ -21,6 +22,7 @@ use axum::Router;
 use axum::routing::get;
 
 use crate::db::{Database, DbError};
+use crate::topology::Facts;
 
 /// What the pages read.
 #[derive(Clone)]
@@ -33,6 +35,8 @@ pub struct State {
     pub gateway: String,
     /// `--compare-share`: the share of cold retrievals that run the standard policy, 0..=1.
     pub compare_share: f64,
+    /// What the configuration says about routers, for recommendations.
+    pub facts: Facts,
 }
 
 /// What pages show of the node without asking the database.
@@ -59,6 +63,7 @@ pub fn router(state: State) -> Router {
         .route("/partials/overview", get(overview::partial))
         .route("/retrievals", get(retrievals::page))
         .route("/retrievals/{id}", get(retrieval::page))
+        .route("/reports", get(reports::page))
         .route("/static/{*path}", get(assets::serve))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)

@@ -12,13 +12,17 @@ pub mod entity;
 mod events;
 mod hardware;
 pub mod histogram;
+pub mod import;
 mod metrics;
 pub mod observe;
 pub mod queries;
+mod read_only;
 mod retention;
 mod rows;
 mod sink;
 mod writer;
+
+pub use self::read_only::OpenError;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -120,6 +124,8 @@ pub(crate) struct Shared {
     pub process: i64,
     pub state: watch::Sender<DbState>,
     pub readers: Mutex<Option<DatabaseConnection>>,
+    /// The writer's own connection, for imports: they wait for a batch and a batch waits for them.
+    pub importer: Mutex<Option<DatabaseConnection>>,
     pub counters: Mutex<counters::Counters>,
     pub content: Mutex<content::Content>,
     pub metrics: metrics::DbMetrics,
@@ -136,6 +142,7 @@ impl Database {
             process: RetrievalId::next().0,
             state,
             readers: Mutex::new(None),
+            importer: Mutex::new(None),
             counters: Mutex::default(),
             content: Mutex::default(),
             metrics: metrics::DbMetrics::register(metrics),

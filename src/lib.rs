@@ -5,10 +5,11 @@
 //! | layer | modules |
 //! |---|---|
 //! | L0 | [`ipld`] |
-//! | L1 | [`blockstore`] [`routing`] [`exchange`] [`record`] [`supervisor`] [`telemetry`] [`listener`] [`units`] |
+//! | L1 | [`blockstore`] [`routing`] [`exchange`] [`record`] [`stats`] [`supervisor`] [`telemetry`] [`listener`] [`units`] |
 //! | L2 | [`p2p`] [`http_peer`] [`db`] |
 //! | L3 | [`retriever`] |
 //! | L4a | [`dag`] [`topology`] |
+//! | L4b | [`report`] |
 //! | L5 | [`gateway`] [`api`] [`dashboard`] |
 //! | L6 | [`config`] [`app`] [`cli`] |
 
@@ -19,6 +20,7 @@ pub mod exchange;
 pub mod listener;
 pub mod record;
 pub mod routing;
+pub mod stats;
 pub mod supervisor;
 pub mod telemetry;
 pub mod units;
@@ -31,6 +33,8 @@ pub mod retriever;
 
 pub mod dag;
 pub mod topology;
+
+pub mod report;
 
 pub mod api;
 pub mod dashboard;

@@ -52,6 +52,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Known {
 pub fn tagged(known: &Known, value: &impl Serialize) -> Result<Response, Problem> {
     let body = serde_json::to_vec(value)
         .map_err(|error| Problem::internal(format!("the answer cannot be written: {error}")))?;
+    let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    tagged_bytes(known, HeaderMap::from_iter([json]), body)
+}
+
+/// A body with a strong ETag of its bytes; 304 when the client has them.
+pub fn tagged_bytes(known: &Known, mut headers: HeaderMap, body: Vec<u8>) -> Result<Response, Problem> {
     let hash = hex::encode(&Code::Blake3_256.digest(&body).digest()[..12]);
     let etag =
         HeaderValue::from_str(&format!("\"{hash}\"")).map_err(|_| Problem::internal("the etag cannot be written"))?;
@@ -60,13 +66,12 @@ pub fn tagged(known: &Known, value: &impl Serialize) -> Result<Response, Problem
             .map(str::trim)
             .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == etag.as_bytes())
     });
-    let mut headers = HeaderMap::new();
     headers.insert(ETAG, etag);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     if has {
+        headers.remove(CONTENT_TYPE);
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok((headers, body).into_response())
 }
 

@@ -8,6 +8,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::results::Fault;
 use crate::blockstore::StoreError;
 use crate::db::DbError;
 
@@ -33,6 +34,8 @@ pub struct Problem {
     title: &'static str,
     detail: Cow<'static, str>,
     retry: bool,
+    /// Of a body with several faults, each with its JSON pointer.
+    faults: Vec<Fault>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -44,11 +47,13 @@ struct Body<'a> {
     detail: &'a str,
     side: Side,
     retry: bool,
+    #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
+    errors: &'a [Fault],
 }
 
 impl Problem {
     fn new(status: StatusCode, name: &'static str, title: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, name, title, detail: detail.into(), retry: false, headers: Vec::new() }
+        Self { status, name, title, detail: detail.into(), retry: false, faults: Vec::new(), headers: Vec::new() }
     }
 
     pub fn status(&self) -> StatusCode {
@@ -107,6 +112,14 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", "The body is not what it should be", detail)
     }
 
+    /// Nothing of a batch was taken: `errors` has what is wrong with it (RFC 9457 §3.2, as in its example).
+    pub fn faults(faults: Vec<Fault>) -> Self {
+        let n = faults.len();
+        let detail =
+            format!("nothing was stored: {n} {} wrong; see errors", if n == 1 { "thing is" } else { "things are" });
+        Self { faults, ..Self::unprocessable(detail) }
+    }
+
     pub fn conflict(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", "This cannot be done now", detail).retryable()
     }
@@ -146,6 +159,7 @@ impl IntoResponse for Problem {
             detail: &self.detail,
             side,
             retry: self.retry,
+            errors: &self.faults,
         };
         let text = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = (self.status, text).into_response();

@@ -3,7 +3,8 @@
 use super::assets;
 
 /// Pages that exist, in the order of the navigation: path, name, the key after `g`.
-const PAGES: [(&str, &str, &str); 2] = [("/", "Overview", "o"), ("/retrievals", "Retrievals", "r")];
+const PAGES: [(&str, &str, &str); 3] =
+    [("/", "Overview", "o"), ("/retrievals", "Retrievals", "r"), ("/reports", "Reports", "e")];
 
 /// What `base.html` needs.
 #[derive(Debug, Clone)]

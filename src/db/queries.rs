@@ -5,6 +5,7 @@ mod compare;
 mod network;
 mod overview;
 mod retrievals;
+mod runs;
 mod series;
 
 use std::time::{Duration, SystemTime};
@@ -12,11 +13,13 @@ use std::time::{Duration, SystemTime};
 use sea_orm::{DbBackend, Statement};
 use serde::Serialize;
 
-pub use self::compare::{Comparison, Interval, MIN_PAIRS, SizeClass, Verdict};
+pub use self::compare::{Comparison, SizeClass, Stratum};
 pub use self::network::{ContentRow, HardwareRow, LinkRow, NetworkRow, PeerDetail, PeerOrder, PeerRow};
 pub use self::overview::{ByTier, CacheHits, MinutePoint, Outcomes, Overview, Peak};
 pub use self::retrievals::{AttemptRow, Detail, EventRow, Page, RetrievalFilter, RetrievalRow, canonical_cid};
+pub use self::runs::{MAX_TRANSFERS, ModelRow, RunRow, TestFilter, TestRow, TransferRow, WebGpuRow, runs_of};
 use super::rows;
+pub use crate::stats::{Interval, MIN_PAIRS, Verdict};
 
 /// The most rows of one page of a list.
 pub const MAX_LIMIT: u32 = 1_000;
@@ -51,6 +54,7 @@ pub fn statements(backend: DbBackend) -> Vec<(&'static str, Statement)> {
         compare::statements(backend),
         network::statements(backend),
         retrievals::statements(backend),
+        runs::statements(backend),
         series::statements(backend),
     ]
     .into_iter()

@@ -247,6 +247,7 @@ impl Writer {
         info!(backend, "metrics database is ready");
         self.shared.metrics.up.set(1);
         *self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected.readers.clone());
+        *self.shared.importer.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected.writer.clone());
         self.shared.state.send_replace(DbState::Up { since: SystemTime::now(), backend });
     }
 
@@ -280,6 +281,7 @@ impl Writer {
 
     fn hide_readers(&self) {
         *self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.shared.importer.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

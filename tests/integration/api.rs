@@ -116,6 +116,7 @@ impl Admin {
             }),
             gateway: "http://127.0.0.1:8080".to_owned(),
             compare_share: 0.0,
+            facts: Facts { delegated_routers: 0, dht: false, offline: true },
         });
         Self { router: api::admin_router(state, pages), db, blocks, draining, _dir: dir, supervisor }
     }
