@@ -284,7 +284,7 @@ mod tests {
     fn numbers_are_rounded_once_and_zero_has_no_sign() {
         assert_eq!(Cell::number(-0.04, 1).shown(), "0.0");
         assert_eq!(Cell::percent(0.6132).shown(), "61.3");
-        assert_eq!(Cell::number(1.0e300, 1).shown().len(), 301);
+        assert_eq!(Cell::number(1.0e300, 1).shown().parse(), Ok(1.0e300));
         assert_eq!(Cell::text("x".repeat(500)).shown().chars().count(), 201);
     }
 

@@ -8,4 +8,5 @@ mod db;
 mod discovery;
 mod gateway;
 mod p2p;
+mod reports;
 mod retriever;
