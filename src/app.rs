@@ -21,6 +21,7 @@ use crate::db::Database;
 use crate::exchange::Exchange;
 use crate::http_peer::delegated::{DelegatedMetrics, DelegatedRouter, RouterUrlError};
 use crate::listener::{self, Tls, TlsError};
+use crate::names;
 use crate::record::{NoRecords, RecordSink};
 use crate::retriever::Retriever;
 use crate::routing::ContentRouter;
@@ -63,6 +64,10 @@ pub enum StartError {
     #[error(transparent)]
     Router(#[from] RouterUrlError),
     #[error(transparent)]
+    Names(#[from] names::StartError),
+    #[error("resolver: {0}")]
+    Dns(std::io::Error),
+    #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("{name} cannot listen on {address}: {error}")]
     Bind { name: &'static str, address: SocketAddr, error: std::io::Error },
@@ -83,6 +88,9 @@ pub struct App {
     node: Option<p2p::Client>,
     database: Option<Database>,
     blocks: Arc<Blocks>,
+    retriever: Retriever,
+    sink: Arc<dyn RecordSink>,
+    facts: topology::Facts,
     _lock: DataDirLock,
 }
 
@@ -124,6 +132,8 @@ impl App {
             &metrics,
             &stages.retriever,
         );
+        let names = parts::names(&settings, &data_dir, name_routers(&settings, node.as_ref(), &metrics)?)?;
+        let names = names::Resolver::new(names, &metrics, &stages.retriever)?;
 
         let database = match parts::database(&settings) {
             Some(config) => Some(Database::open(&config, &data_dir, &metrics, &stages.database).await),
@@ -150,7 +160,8 @@ impl App {
         let draining = api::Draining::default();
         let state = gateway::State {
             retriever: retriever.clone(),
-            sink,
+            names: names.clone(),
+            sink: sink.clone(),
             config: parts::gateway(&settings),
             is_admin_token: token.check(),
         };
@@ -160,8 +171,9 @@ impl App {
             bound: settings.admin,
             gateway: api.gateway.clone(),
             token: token.check(),
+            tokens: tokens(&data_dir),
             blocks: blocks.clone(),
-            retriever,
+            retriever: retriever.clone(),
             node: node.clone(),
             database: database.clone(),
             metrics: metrics.clone(),
@@ -191,7 +203,22 @@ impl App {
         }
         let peers = node.as_ref().map(p2p::Client::listen_addrs).unwrap_or_default();
         info!(gateway = api.gateway, admin = api.admin, data_dir = %data_dir.display(), "started");
-        Ok(Self { api, peers, data_dir, stop, draining, listeners, stages, node, database, blocks, _lock: lock })
+        Ok(Self {
+            api,
+            peers,
+            data_dir,
+            stop,
+            draining,
+            listeners,
+            stages,
+            node,
+            database,
+            blocks,
+            retriever,
+            sink,
+            facts: parts::facts(&settings),
+            _lock: lock,
+        })
     }
 
     /// The one line that `serve` prints on stdout (DESIGN.md §8).
@@ -205,6 +232,32 @@ impl App {
 
     pub fn api_file(&self) -> &ApiFile {
         &self.api
+    }
+
+    /// The addresses under which other peers reach this node, with `/p2p/ID` at the end.
+    pub fn peers(&self) -> &[Multiaddr] {
+        &self.peers
+    }
+
+    pub(crate) fn blocks(&self) -> &Arc<Blocks> {
+        &self.blocks
+    }
+
+    pub(crate) fn retriever(&self) -> &Retriever {
+        &self.retriever
+    }
+
+    pub(crate) fn sink(&self) -> Arc<dyn RecordSink> {
+        self.sink.clone()
+    }
+
+    /// `None`: no records are kept.
+    pub(crate) fn database(&self) -> Option<&Database> {
+        self.database.as_ref()
+    }
+
+    pub(crate) fn facts(&self) -> topology::Facts {
+        self.facts
     }
 
     /// Stops in the order that the module names. Ends by itself: every stage has a deadline.
@@ -242,6 +295,14 @@ impl Stages {
     }
 }
 
+/// Tokens that cannot be read grant nothing; the server runs without them.
+fn tokens(data_dir: &std::path::Path) -> api::Tokens {
+    api::Tokens::open(data_dir).unwrap_or_else(|error| {
+        warn!(%error, "stored tokens cannot be read: none of them is accepted, and none can be made");
+        api::Tokens::none()
+    })
+}
+
 fn report(stage: &str, left: Vec<&'static str>) {
     if !left.is_empty() {
         warn!(stage, ?left, "tasks did not end in time");
@@ -267,4 +328,13 @@ fn content_routers(
     }
     routers.sort_by_key(|router| router.kind());
     Ok(routers)
+}
+
+/// Where records of names are kept: delegated routers, the DHT.
+fn name_routers(
+    _settings: &Settings,
+    _node: Option<&p2p::Client>,
+    _metrics: &Metrics,
+) -> Result<Vec<Arc<dyn crate::routing::NameRouter>>, StartError> {
+    Ok(Vec::new())
 }

@@ -7,12 +7,18 @@ pub mod assets;
 mod attention;
 mod chart;
 mod error;
+mod export;
 pub mod filters;
+mod network_map;
 mod overview;
 mod page;
+mod peer;
+mod peers;
+mod plot;
 mod reports;
 mod retrieval;
 mod retrievals;
+mod topology;
 mod verdict;
 mod waterfall;
 
@@ -42,6 +48,10 @@ pub struct State {
 /// What pages show of the node without asking the database.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NodeSnapshot {
+    /// Of this node; `None` when it is offline.
+    pub peer_id: Option<String>,
+    /// Where other peers reach it, with `/p2p/ID` at the end.
+    pub addresses: Vec<String>,
     /// Connected peers, and those of them that speak Bitswap.
     pub peers: usize,
     pub exchange_peers: usize,
@@ -63,6 +73,9 @@ pub fn router(state: State) -> Router {
         .route("/partials/overview", get(overview::partial))
         .route("/retrievals", get(retrievals::page))
         .route("/retrievals/{id}", get(retrieval::page))
+        .route("/peers", get(peers::page))
+        .route("/peers/{peer_id}", get(peer::page))
+        .route("/topology", get(topology::page))
         .route("/reports", get(reports::page))
         .route("/static/{*path}", get(assets::serve))
         .fallback(error::not_found)

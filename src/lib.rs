@@ -7,11 +7,11 @@
 //! | L0 | [`ipld`] |
 //! | L1 | [`blockstore`] [`routing`] [`exchange`] [`record`] [`stats`] [`supervisor`] [`telemetry`] [`listener`] [`units`] |
 //! | L2 | [`p2p`] [`http_peer`] [`db`] |
-//! | L3 | [`retriever`] |
+//! | L3 | [`retriever`] [`names`] |
 //! | L4a | [`dag`] [`topology`] |
-//! | L4b | [`report`] |
+//! | L4b | [`checkpoint`] [`report`] |
 //! | L5 | [`gateway`] [`api`] [`dashboard`] |
-//! | L6 | [`config`] [`app`] [`cli`] |
+//! | L6 | [`config`] [`app`] [`accelerator`] [`cli`] |
 
 pub mod ipld;
 
@@ -29,17 +29,22 @@ pub mod db;
 pub mod http_peer;
 pub mod p2p;
 
+pub mod names;
 pub mod retriever;
 
 pub mod dag;
 pub mod topology;
 
+pub mod checkpoint;
 pub mod report;
 
 pub mod api;
 pub mod dashboard;
 pub mod gateway;
 
+pub mod accelerator;
 pub mod app;
 pub mod cli;
 pub mod config;
+
+pub use accelerator::Accelerator;

@@ -5,18 +5,18 @@
 
 mod input;
 
-use axum::body::Bytes;
 use axum::extract::State as Extract;
-use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{Known, Query, fresh, tagged};
+use super::cursor;
+use super::extract::{Json, Known, Query, fresh, limit, tagged};
 use super::problem::Problem;
 use super::{State, database};
 use crate::db::import::Imported;
-use crate::db::queries::{TestFilter, TestRow, Window};
+use crate::db::queries::{ContentRow, HardwareRow, ModelRow, RunRow, TestFilter, TestRow, Window};
 use crate::report::MAX_RUN_BYTES;
 
 /// The longest body, in bytes.
@@ -24,111 +24,139 @@ pub const MAX_BODY: usize = 8 << 20;
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 500;
 
-/// One fault of the body.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Fault {
-    /// RFC 6901, from the body's root.
-    pub pointer: String,
-    pub detail: String,
-}
-
-#[derive(Serialize)]
-struct Stored {
+/// What became of a batch.
+#[derive(Serialize, ToSchema)]
+#[schema(as = StoredResults)]
+pub struct Stored {
     created: usize,
     /// Known before by their `run_id` and `sequence`, and left as they are.
     known: usize,
     items: Vec<Imported>,
 }
 
-pub async fn import(Extract(state): Extract<State>, body: Result<Bytes, BytesRejection>) -> Result<Response, Problem> {
+/// Stores measurements of other test tools: one result, a list, or `{"results": [...]}`; all of it or nothing
+#[utoipa::path(
+    post, path = "/results", tag = "reports",
+    request_body(content = serde_json::Value, content_type = "application/json"),
+    responses(
+        (status = 200, body = Stored, description = "All of them were known by their run_id and sequence."),
+        (status = 201, body = Stored, description = "Some are new."),
+        (status = 413, description = "The batch is larger than 8 MiB: send several."),
+        (status = 415, description = "It is not sent as JSON."),
+        (status = 422, description = "Nothing was stored; `errors` has the JSON pointer of each fault."),
+    )
+)]
+pub async fn import(
+    Extract(state): Extract<State>,
+    Json(json): Json<serde_json::Value, MAX_BODY>,
+) -> Result<Response, Problem> {
     let db = database(&state)?;
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::too_large(format!("a batch is at most {MAX_BODY} bytes; send several"))
-        }
-        _ => Problem::bad_request(rejection.body_text()),
-    })?;
-    let json: serde_json::Value =
-        serde_json::from_slice(&body).map_err(|error| Problem::bad_request(format!("the body is no JSON: {error}")))?;
-    let batch = input::batch(json, std::time::SystemTime::now()).map_err(Problem::faults)?;
+    let batch = input::batch(json, std::time::SystemTime::now())
+        .map_err(|faults| Problem::faults(faults.into_iter().map(|f| (f.pointer, f.detail)).collect()))?;
     let items = db.import(&batch).await?;
     let created = items.iter().filter(|item| item.created).count();
     let status = if created > 0 { StatusCode::CREATED } else { StatusCode::OK };
     Ok(fresh(status, Stored { created, known: items.len() - created, items }))
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct TestsAsked {
+    /// Of this run.
+    #[param(max_length = 128)]
     run_id: Option<String>,
+    /// Of this type.
+    #[param(max_length = 128)]
     test_type: Option<String>,
-    cursor: Option<i64>,
+    /// `next_cursor` of the part before.
+    cursor: Option<String>,
+    /// Default 50.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
 }
 
-#[derive(Serialize)]
-struct List<T> {
-    items: Vec<T>,
-    next_cursor: Option<String>,
+/// Declares a list by its items: schema names are global.
+macro_rules! list {
+    ($name:ident, $item:ty) => {
+        #[derive(Serialize, ToSchema)]
+        pub struct $name {
+            items: Vec<$item>,
+            /// For `?cursor=` of the next part; null at the end.
+            next_cursor: Option<String>,
+        }
+    };
 }
 
-fn limit(asked: Option<u32>) -> Result<u32, Problem> {
-    let limit = asked.unwrap_or(DEFAULT_LIMIT);
-    if limit == 0 || limit > MAX_LIMIT {
-        return Err(Problem::bad_request(format!("limit is 1 to {MAX_LIMIT}")));
-    }
-    Ok(limit)
-}
+list!(TestList, TestRow);
+list!(RunList, RunRow);
+list!(HardwareList, HardwareRow);
+list!(ModelList, ModelRow);
+list!(ContentList, ContentRow);
 
-/// `GET /tests`: rows of `test_results`, the newest first.
+/// Results of test tools, the newest first
+#[utoipa::path(get, path = "/tests", tag = "reports", params(TestsAsked), responses((status = 200, body = TestList)))]
 pub async fn tests(
     Extract(state): Extract<State>,
     known: Known,
     Query(asked): Query<TestsAsked>,
 ) -> Result<Response, Problem> {
-    if [&asked.run_id, &asked.test_type].into_iter().flatten().any(|text| text.len() > MAX_RUN_BYTES) {
-        return Err(Problem::bad_request(format!("run_id and test_type are at most {MAX_RUN_BYTES} bytes")));
+    for (name, text) in [("run_id", &asked.run_id), ("test_type", &asked.test_type)] {
+        if text.as_ref().is_some_and(|text| text.len() > MAX_RUN_BYTES) {
+            return Err(Problem::parameter(name, format!("{name} has at most {MAX_RUN_BYTES} bytes")));
+        }
     }
+    let limit = limit(asked.limit, DEFAULT_LIMIT, MAX_LIMIT)?;
+    let cursor = asked.cursor.as_deref().map(|text| cursor::read_number(cursor::List::Tests, text)).transpose()?;
     let filter = TestFilter { run_id: asked.run_id, test_type: asked.test_type };
-    let page = database(&state)?.tests(&filter, asked.cursor, limit(asked.limit)?).await?;
-    tagged(&known, &List::<TestRow> { next_cursor: page.next.map(|next| next.to_string()), items: page.items })
+    let page = database(&state)?.tests(&filter, cursor, limit).await?;
+    let next_cursor = page.next.map(|next| cursor::write_number(cursor::List::Tests, next));
+    tagged(&known, &TestList { items: page.items, next_cursor })
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct LimitAsked {
+    /// Default 50.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<u32>,
 }
 
-/// `GET /runs`: tests taken together by run, the newest first.
+/// Runs of test tools, the newest first
+#[utoipa::path(get, path = "/runs", tag = "reports", params(LimitAsked), responses((status = 200, body = RunList)))]
 pub async fn runs(
     Extract(state): Extract<State>,
     known: Known,
     Query(asked): Query<LimitAsked>,
 ) -> Result<Response, Problem> {
     let ever = Window { since_us: 0, until_us: i64::MAX };
-    let items = database(&state)?.runs(ever, limit(asked.limit)? as usize).await?;
-    tagged(&known, &List { items, next_cursor: None })
+    let limit = limit(asked.limit, DEFAULT_LIMIT, MAX_LIMIT)?;
+    let items = database(&state)?.runs(ever, limit as usize).await?;
+    tagged(&known, &RunList { items, next_cursor: None })
 }
 
-/// `GET /hardware`: machines and adapters that measured something, the latest first.
+/// Machines and adapters that measured something, the latest first
+#[utoipa::path(get, path = "/hardware", tag = "reports", responses((status = 200, body = HardwareList)))]
 pub async fn hardware(Extract(state): Extract<State>, known: Known) -> Result<Response, Problem> {
     let items = database(&state)?.hardware().await?;
-    tagged(&known, &List { items, next_cursor: None })
+    tagged(&known, &HardwareList { items, next_cursor: None })
 }
 
-/// `GET /models`: what was measured.
+/// Models that were measured, the newest first
+#[utoipa::path(get, path = "/models", tag = "reports", responses((status = 200, body = ModelList)))]
 pub async fn models(Extract(state): Extract<State>, known: Known) -> Result<Response, Problem> {
     let items = database(&state)?.models().await?;
-    tagged(&known, &List { items, next_cursor: None })
+    tagged(&known, &ModelList { items, next_cursor: None })
 }
 
-/// `GET /content`: roots by their decayed requests, the hottest first.
+/// Roots by their decayed requests, the hottest first
+#[utoipa::path(get, path = "/content", tag = "content", params(LimitAsked), responses((status = 200, body = ContentList)))]
 pub async fn content(
     Extract(state): Extract<State>,
     known: Known,
     Query(asked): Query<LimitAsked>,
 ) -> Result<Response, Problem> {
-    let items = database(&state)?.hottest(limit(asked.limit)?).await?;
-    tagged(&known, &List { items, next_cursor: None })
+    let items = database(&state)?.hottest(limit(asked.limit, DEFAULT_LIMIT, MAX_LIMIT)?).await?;
+    tagged(&known, &ContentList { items, next_cursor: None })
 }

@@ -3,8 +3,13 @@
 use super::assets;
 
 /// Pages that exist, in the order of the navigation: path, name, the key after `g`.
-const PAGES: [(&str, &str, &str); 3] =
-    [("/", "Overview", "o"), ("/retrievals", "Retrievals", "r"), ("/reports", "Reports", "e")];
+const PAGES: [(&str, &str, &str); 5] = [
+    ("/", "Overview", "o"),
+    ("/retrievals", "Retrievals", "r"),
+    ("/peers", "Peers", "p"),
+    ("/topology", "Topology", "t"),
+    ("/reports", "Reports", "e"),
+];
 
 /// What `base.html` needs.
 #[derive(Debug, Clone)]

@@ -142,7 +142,7 @@ pub struct WebGpu {
 }
 
 /// What became of one test of the batch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Imported {
     pub run_id: String,
     pub sequence: i64,

@@ -14,9 +14,13 @@ use sea_orm::{DbBackend, Statement};
 use serde::Serialize;
 
 pub use self::compare::{Comparison, SizeClass, Stratum};
-pub use self::network::{ContentRow, HardwareRow, LinkRow, NetworkRow, PeerDetail, PeerOrder, PeerRow};
+pub use self::network::{
+    ContentRow, HardwareRow, LinkRow, NetworkRow, PeerAttempt, PeerDetail, PeerHistory, PeerOrder, PeerRow,
+};
 pub use self::overview::{ByTier, CacheHits, MinutePoint, Outcomes, Overview, Peak};
-pub use self::retrievals::{AttemptRow, Detail, EventRow, Page, RetrievalFilter, RetrievalRow, canonical_cid};
+pub use self::retrievals::{
+    AttemptRow, Detail, EventRow, Page, RetrievalBrief, RetrievalFilter, RetrievalRow, canonical_cid,
+};
 pub use self::runs::{MAX_TRANSFERS, ModelRow, RunRow, TestFilter, TestRow, TransferRow, WebGpuRow, runs_of};
 use super::rows;
 pub use crate::stats::{Interval, MIN_PAIRS, Verdict};
@@ -25,7 +29,7 @@ pub use crate::stats::{Interval, MIN_PAIRS, Verdict};
 pub const MAX_LIMIT: u32 = 1_000;
 
 /// A span of time; `until` is not part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Window {
     pub since_us: i64,
     pub until_us: i64,

@@ -21,7 +21,7 @@ const MIN_POINTS: f64 = 0.02;
 const MIN_CHANGE: f64 = 0.10;
 
 /// A figure that is watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Watched {
     Requests,
@@ -69,7 +69,7 @@ impl Watched {
 }
 
 /// A moment unlike the others of its window.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Anomaly {
     /// The start of the minute or hour, microseconds since the epoch.
     pub at_us: i64,
@@ -108,7 +108,7 @@ pub fn anomalies(buckets: &[(i64, Tally)]) -> Option<Vec<Anomaly>> {
 }
 
 /// A figure of two windows.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Change {
     pub figure: Watched,
     pub before: f64,
@@ -178,7 +178,7 @@ fn hits(tally: &Tally) -> (u64, u64) {
 }
 
 /// One of the few that are most of it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct HeavyHitter {
     pub name: String,
     pub amount: f64,

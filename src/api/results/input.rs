@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::Fault;
 use crate::db::import::{HardwareFacts, Measured, ModelFacts, Transfer, WebGpu};
 use crate::ipld::{Cid, cid};
 use crate::record::{CacheState, Origin, Outcome, Policy, Source};
@@ -26,6 +25,14 @@ const MAX_MS: f64 = 604_800_000.0;
 const MAX_AHEAD: Duration = Duration::from_secs(300);
 /// Integers beyond 2^53 are not the same in every JSON reader.
 const MAX_INTEGER: u64 = 1 << 53;
+
+/// One fault of the body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// RFC 6901, from the body's root.
+    pub pointer: String,
+    pub detail: String,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -21,7 +21,7 @@ pub const MAX_TRANSFERS: u64 = 20_000;
 pub const MAX_WEBGPU: u64 = 10_000;
 
 /// A row of `test_results`.
-#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult, utoipa::ToSchema)]
 pub struct TestRow {
     pub id: i64,
     pub timestamp: i64,
@@ -46,7 +46,7 @@ pub struct TestRow {
 }
 
 /// A run of a test tool: its tests taken together.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct RunRow {
     pub run_id: String,
     pub first_us: i64,
@@ -87,7 +87,7 @@ pub struct TransferRow {
 }
 
 /// A row of `models`.
-#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult, utoipa::ToSchema)]
 pub struct ModelRow {
     pub model_id: i64,
     pub model_name: String,
