@@ -38,6 +38,8 @@ pub mod openapi;
 mod pins;
 pub mod problem;
 mod rate;
+mod reports;
+mod results;
 mod retrievals;
 mod scope;
 mod tokens;
@@ -138,6 +140,14 @@ fn routes() -> OpenApiRouter<State> {
         .routes(routes!(retrievals::one))
         .routes(routes!(node::analytics))
         .routes(routes!(node::peers))
+        .routes(routes!(node::insights))
+        .routes(routes!(reports::one))
+        .routes(routes!(results::import))
+        .routes(routes!(results::tests))
+        .routes(routes!(results::runs))
+        .routes(routes!(results::hardware))
+        .routes(routes!(results::models))
+        .routes(routes!(results::content))
         .route("/p2p/topology", axum::routing::get(topology::topology))
         .route("/names", axum::routing::get(names::list).post(names::publish))
         .route("/names/{name}", axum::routing::get(names::one).put(names::put))

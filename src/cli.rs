@@ -9,6 +9,7 @@ use clap_complete::Shell;
 
 use crate::config::Overrides;
 use crate::record::Policy;
+use crate::report::{Format, Moment, ReportType};
 
 mod actions;
 mod add;
@@ -20,6 +21,7 @@ mod export;
 mod gpu;
 mod name;
 mod remote_store;
+mod report;
 mod serve;
 
 pub use error::{CliError, Exit};
@@ -98,6 +100,8 @@ pub enum Command {
     Peers,
     /// Show store, cache and transfer figures
     Stats,
+    /// Write a report from the metrics database
+    Report(ReportArgs),
     /// Show or check the settings in force
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -148,6 +152,30 @@ pub struct GetArgs {
     pub content: ContentArgs,
     /// Where to write [default: the last part of the path, or the CID]
     #[arg(short, long, value_name = "OUT", value_hint = ValueHint::AnyPath)]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Moments: 2026-11-23T14:00:00Z, 2026-11-23, or how long ago: 90m, 24h, 7d.
+No data gives a document that says so, and exit code 0.")]
+pub struct ReportArgs {
+    /// ipfs, p2p, webgpu, cross-platform, benchmark or verification
+    #[arg(value_name = "TYPE")]
+    pub kind: ReportType,
+    /// md, html, json or csv
+    #[arg(short, long, default_value = "md")]
+    pub format: Format,
+    /// From this moment on [default: 7d for ipfs and p2p, else everything]
+    #[arg(long, value_name = "MOMENT")]
+    pub since: Option<Moment>,
+    /// Before this moment [default: now]
+    #[arg(long, value_name = "MOMENT")]
+    pub until: Option<Moment>,
+    /// Only this run of a test tool
+    #[arg(long, value_name = "ID")]
+    pub run: Option<String>,
+    /// Where to write [default: standard output]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub output: Option<PathBuf>,
 }
 
@@ -252,6 +280,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Id => actions::show(&common, "id").await,
         Command::Peers => actions::peers(&common).await,
         Command::Stats => actions::show(&common, "stats").await,
+        Command::Report(args) => report::report(&common, args).await,
         Command::Config(ConfigCommand::Show { overrides }) => doctor::config_show(&common, &overrides).await,
         Command::Config(ConfigCommand::Check { overrides }) => doctor::config_check(&common, &overrides),
         Command::Doctor => doctor::doctor(&common).await,

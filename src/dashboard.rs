@@ -16,6 +16,7 @@ mod page;
 mod peer;
 mod peers;
 mod plot;
+mod reports;
 mod retrieval;
 mod retrievals;
 mod series;
@@ -33,6 +34,7 @@ use axum::routing::get;
 pub use system::Host;
 
 use crate::db::{Database, DbError};
+use crate::topology::Facts;
 
 /// What the pages read.
 #[derive(Clone)]
@@ -47,6 +49,8 @@ pub struct State {
     pub compare_share: f64,
     /// The process and its machine.
     pub host: Arc<Host>,
+    /// What the configuration says about routers, for recommendations.
+    pub facts: Facts,
 }
 
 /// What pages show of the node without asking the database.
@@ -84,6 +88,7 @@ pub fn router(state: State) -> Router {
         .route("/content", get(content::page))
         .route("/system", get(system::page))
         .route("/webgpu", get(webgpu::page))
+        .route("/reports", get(reports::page))
         .route("/static/{*path}", get(assets::serve))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)

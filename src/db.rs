@@ -14,13 +14,17 @@ mod hardware;
 pub mod histogram;
 pub mod inventory;
 mod lab;
+pub mod import;
 mod metrics;
 pub mod observe;
 pub mod queries;
+mod read_only;
 mod retention;
 mod rows;
 mod sink;
 mod writer;
+
+pub use self::read_only::OpenError;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

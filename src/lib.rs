@@ -5,11 +5,11 @@
 //! | layer | modules |
 //! |---|---|
 //! | L0 | [`ipld`] |
-//! | L1 | [`blockstore`] [`denylist`] [`routing`] [`exchange`] [`record`] [`supervisor`] [`telemetry`] [`listener`] [`units`] |
+//! | L1 | [`blockstore`] [`denylist`] [`routing`] [`exchange`] [`record`] [`stats`] [`supervisor`] [`telemetry`] [`listener`] [`units`] |
 //! | L2 | [`p2p`] [`http_peer`] [`db`] |
 //! | L3 | [`retriever`] [`names`] |
 //! | L4a | [`dag`] [`topology`] [`webgpu`] |
-//! | L4b | [`checkpoint`] |
+//! | L4b | [`checkpoint`] [`report`] |
 //! | L5 | [`gateway`] [`api`] [`dashboard`] |
 //! | L6 | [`config`] [`app`] [`accelerator`] [`cli`] |
 
@@ -21,6 +21,7 @@ pub mod exchange;
 pub mod listener;
 pub mod record;
 pub mod routing;
+pub mod stats;
 pub mod supervisor;
 pub mod telemetry;
 pub mod units;
@@ -37,6 +38,7 @@ pub mod topology;
 pub mod webgpu;
 
 pub mod checkpoint;
+pub mod report;
 
 pub mod api;
 pub mod dashboard;

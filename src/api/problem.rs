@@ -191,6 +191,18 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", "The body is not what it should be", detail)
     }
 
+    /// Nothing of a batch was taken: `errors` has what is wrong with it, each with its pointer.
+    pub fn faults(faults: Vec<(String, String)>) -> Self {
+        let n = faults.len();
+        let detail =
+            format!("nothing was stored: {n} {} wrong; see errors", if n == 1 { "thing is" } else { "things are" });
+        let places = faults
+            .into_iter()
+            .map(|(pointer, detail)| Place { detail, pointer: Some(pointer), ..Place::default() })
+            .collect();
+        Self { places, ..Self::unprocessable(detail) }
+    }
+
     pub fn conflict(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", "This cannot be done now", detail).retryable()
     }

@@ -223,6 +223,7 @@ impl Admin<'_> {
         dashboard::State {
             db: self.database.clone(),
             node: Arc::new(snapshot),
+            facts: facts(self.settings),
             gateway: self.gateway.clone(),
             compare_share: self.settings.compare_share,
             host: Arc::new(self.host()),

@@ -10,6 +10,7 @@ const PAGES: &[(&str, &str, &str)] = &[
     ("/topology", "Topology", "t"),
     ("/content", "Content", "c"),
     ("/webgpu", "WebGPU", "w"),
+    ("/reports", "Reports", "e"),
     ("/system", "System", "s"),
 ];
 

@@ -91,15 +91,6 @@ pub fn health(shape: &Shape, attempt_success: Option<f64>) -> Health {
     }
 }
 
-/// Linear between the closest ranks; `None` of nothing.
-pub fn quantile(values: &[f64], q: f64) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    let position = q * sorted.len().checked_sub(1)? as f64;
-    let (below, above) = (sorted.get(position.floor() as usize)?, sorted.get(position.ceil() as usize)?);
-    Some(below + (above - below) * position.fract())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

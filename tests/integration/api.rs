@@ -162,6 +162,7 @@ impl Admin {
                 admin: "http://127.0.0.1:8090".to_owned(),
                 peer_addrs: Arc::new(|| vec!["/ip4/127.0.0.1/tcp/4001".to_owned()]),
             }),
+            facts: Facts { delegated_routers: 0, dht: false, offline: true },
         });
         Self { router: api::admin_router(state, pages), db, blocks, draining, feed, _dir: dir, supervisor }
     }

@@ -10,4 +10,5 @@ mod discovery;
 mod gateway;
 mod names;
 mod p2p;
+mod reports;
 mod retriever;
