@@ -117,7 +117,8 @@ pub async fn put(
     Path(name): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let name: IpnsName = name.parse().map_err(|error: crate::ipld::ipns::NameSyntaxError| Problem::bad_request(error.to_string()))?;
+    let name: IpnsName =
+        name.parse().map_err(|error: crate::ipld::ipns::NameSyntaxError| Problem::bad_request(error.to_string()))?;
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if kind.starts_with("multipart/") || kind.starts_with("application/x-www-form-urlencoded") {
         return Err(Problem::media_type("the body is the record itself (application/vnd.ipfs.ipns-record)"));
