@@ -22,6 +22,7 @@ use crate::exchange::Exchange;
 use crate::http_peer::delegated::{DelegatedMetrics, DelegatedRouter, RouterUrlError};
 use crate::listener::{self, Tls, TlsError};
 use crate::names;
+use crate::record::live::Feed;
 use crate::record::{NoRecords, RecordSink};
 use crate::retriever::Retriever;
 use crate::routing::{ContentRouter, NameRouter, PeerRouter};
@@ -82,12 +83,16 @@ pub struct App {
     data_dir: PathBuf,
     stop: CancellationToken,
     draining: api::Draining,
+    feed: Feed,
     listeners: Vec<tokio::task::JoinHandle<Option<usize>>>,
     /// By stage of the stop: listeners, retriever, node, database, store.
     stages: Stages,
     node: Option<p2p::Client>,
     database: Option<Database>,
     blocks: Arc<Blocks>,
+    retriever: Retriever,
+    sink: Arc<dyn RecordSink>,
+    facts: topology::Facts,
     _lock: DataDirLock,
 }
 
@@ -140,6 +145,8 @@ impl App {
             Some(database) => database.sink(),
             None => Arc::new(NoRecords),
         };
+        let feed = Feed::new(&metrics);
+        let sink = feed.tee(sink);
         if let (Some(database), Some(node)) = (&database, &node) {
             let source = observer::Observer { node: node.clone(), retriever: retriever.clone() };
             topology::watch(database.clone(), Arc::new(source), parts::facts(&settings), &stages.database);
@@ -159,7 +166,7 @@ impl App {
             retriever: retriever.clone(),
             names: names.clone(),
             routing: settings.routing_v1.then(|| parts::routing_v1(&routers, &blocks, node.as_ref())),
-            sink,
+            sink: sink.clone(),
             config: parts::gateway(&settings),
             is_admin_token: token.check(),
         };
@@ -168,15 +175,19 @@ impl App {
             settings: &settings,
             bound: settings.admin,
             gateway: api.gateway.clone(),
+            admin: api.admin.clone(),
+            data_dir: data_dir.clone(),
             token: token.check(),
+            tokens: tokens(&data_dir),
             blocks: blocks.clone(),
-            retriever,
+            retriever: retriever.clone(),
             names,
             node: node.clone(),
             database: database.clone(),
             metrics: metrics.clone(),
             supervisors: stages.all(),
             draining: draining.clone(),
+            feed: feed.clone(),
         };
         let admin_router = admin.router();
 
@@ -201,7 +212,23 @@ impl App {
         }
         let peers = node.as_ref().map(p2p::Client::listen_addrs).unwrap_or_default();
         info!(gateway = api.gateway, admin = api.admin, data_dir = %data_dir.display(), "started");
-        Ok(Self { api, peers, data_dir, stop, draining, listeners, stages, node, database, blocks, _lock: lock })
+        Ok(Self {
+            api,
+            peers,
+            data_dir,
+            stop,
+            draining,
+            feed,
+            listeners,
+            stages,
+            node,
+            database,
+            blocks,
+            retriever,
+            sink,
+            facts: parts::facts(&settings),
+            _lock: lock,
+        })
     }
 
     /// The one line that `serve` prints on stdout (DESIGN.md §8).
@@ -217,9 +244,37 @@ impl App {
         &self.api
     }
 
+    /// The addresses under which other peers reach this node, with `/p2p/ID` at the end.
+    pub fn peers(&self) -> &[Multiaddr] {
+        &self.peers
+    }
+
+    pub(crate) fn blocks(&self) -> &Arc<Blocks> {
+        &self.blocks
+    }
+
+    pub(crate) fn retriever(&self) -> &Retriever {
+        &self.retriever
+    }
+
+    pub(crate) fn sink(&self) -> Arc<dyn RecordSink> {
+        self.sink.clone()
+    }
+
+    /// `None`: no records are kept.
+    pub(crate) fn database(&self) -> Option<&Database> {
+        self.database.as_ref()
+    }
+
+    pub(crate) fn facts(&self) -> topology::Facts {
+        self.facts
+    }
+
     /// Stops in the order that the module names. Ends by itself: every stage has a deadline.
     pub async fn stop(self) {
         self.draining.begin();
+        // Streams of live events never end by themselves.
+        self.feed.close();
         self.stop.cancel();
         for listener in self.listeners {
             // The listener holds its own drain deadline.
@@ -250,6 +305,14 @@ impl Stages {
         let Self { listeners, retriever, node, database, store } = self;
         [listeners, retriever, node, database, store].into_iter().cloned().collect()
     }
+}
+
+/// Tokens that cannot be read grant nothing; the server runs without them.
+fn tokens(data_dir: &std::path::Path) -> api::Tokens {
+    api::Tokens::open(data_dir).unwrap_or_else(|error| {
+        warn!(%error, "stored tokens cannot be read: none of them is accepted, and none can be made");
+        api::Tokens::none()
+    })
 }
 
 fn report(stage: &str, left: Vec<&'static str>) {

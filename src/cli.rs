@@ -17,6 +17,7 @@ mod content;
 mod doctor;
 mod error;
 mod export;
+mod gpu;
 mod name;
 mod remote_store;
 mod serve;
@@ -102,6 +103,9 @@ pub enum Command {
     Config(ConfigCommand),
     /// Check this machine and this data directory
     Doctor,
+    /// The WebGPU lab without a browser (needs a build with --features gpu)
+    #[command(subcommand)]
+    Gpu(GpuCommand),
     /// Print a completion script for a shell
     Completions { shell: Shell },
 }
@@ -193,6 +197,18 @@ pub enum ConfigCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub enum GpuCommand {
+    /// List the adapters of this machine
+    Info,
+    /// Run the lab's shaders here, each checked against a CPU reference
+    Bench {
+        /// Store the results in the server that runs on this data directory
+        #[arg(long)]
+        submit: bool,
+    },
+}
+
 /// Runs one command and answers with its exit code. Errors go to stderr, once, with what to do next.
 pub fn run(cli: Cli) -> ExitCode {
     let serving = matches!(cli.command, Command::Serve { .. });
@@ -239,6 +255,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Config(ConfigCommand::Show { overrides }) => doctor::config_show(&common, &overrides).await,
         Command::Config(ConfigCommand::Check { overrides }) => doctor::config_check(&common, &overrides),
         Command::Doctor => doctor::doctor(&common).await,
+        Command::Gpu(command) => gpu::gpu(&common, command).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut std::io::stdout());
             Ok(())

@@ -8,9 +8,10 @@
 //! | L1 | [`blockstore`] [`routing`] [`exchange`] [`record`] [`supervisor`] [`telemetry`] [`listener`] [`units`] |
 //! | L2 | [`p2p`] [`http_peer`] [`db`] |
 //! | L3 | [`retriever`] [`names`] |
-//! | L4a | [`dag`] [`topology`] |
+//! | L4a | [`dag`] [`topology`] [`webgpu`] |
+//! | L4b | [`checkpoint`] |
 //! | L5 | [`gateway`] [`api`] [`dashboard`] |
-//! | L6 | [`config`] [`app`] [`cli`] |
+//! | L6 | [`config`] [`app`] [`accelerator`] [`cli`] |
 
 pub mod ipld;
 
@@ -32,11 +33,17 @@ pub mod retriever;
 
 pub mod dag;
 pub mod topology;
+pub mod webgpu;
+
+pub mod checkpoint;
 
 pub mod api;
 pub mod dashboard;
 pub mod gateway;
 
+pub mod accelerator;
 pub mod app;
 pub mod cli;
 pub mod config;
+
+pub use accelerator::Accelerator;

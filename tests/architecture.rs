@@ -22,10 +22,13 @@ const LAYERS: &[(&str, u32)] = &[
     ("retriever", 30),
     ("dag", 40),
     ("topology", 40),
+    ("webgpu", 40),
+    ("checkpoint", 45),
     ("gateway", 50),
     ("api", 50),
     ("dashboard", 50),
     ("config", 60),
+    ("accelerator", 60),
     ("app", 60),
     ("cli", 60),
 ];

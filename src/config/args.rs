@@ -75,6 +75,9 @@ pub struct Overrides {
     /// File with a lasting admin token; needed when --admin is not loopback
     #[arg(long, env = "TIDEGATE_ADMIN_TOKEN_FILE", value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
+    /// Further name by which people reach the admin listener (a reverse proxy's); may be repeated
+    #[arg(long, env = "TIDEGATE_ADMIN_HOST", value_name = "HOST", value_delimiter = ',')]
+    pub admin_host: Vec<String>,
     /// Host that serves content by subdomain; may be repeated; no effect yet [default: localhost]
     #[arg(long, env = "TIDEGATE_SUBDOMAIN_HOST", value_name = "HOST", value_delimiter = ',')]
     pub subdomain_host: Vec<String>,
@@ -129,6 +132,7 @@ impl Overrides {
         one(&self.compare_share, &mut settings.compare_share);
         list(&self.trusted_proxy, &mut settings.trusted_proxy);
         maybe(&self.admin_token_file, &mut settings.admin_token_file);
+        list(&self.admin_host, &mut settings.admin_host);
         list(&self.subdomain_host, &mut settings.subdomain_host);
         settings.routing_v1 |= self.routing_v1;
         one(&self.cache_memory, &mut settings.cache_memory);

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::attention::{self, Need};
 use super::chart::{self, DotPlot, Span, Sparkline};
+use super::export::{self, Links, Table, Wanted, row};
 use super::filters::{self, NO_DATA, NONE, Quantity, cell, count, ms, percent, share};
 use super::page::Page;
 use super::retrievals::RowView;
@@ -46,6 +47,15 @@ struct View {
     latest: Vec<RowView>,
     latest_empty: String,
     example: String,
+    exports: Exports,
+}
+
+/// Where the figures can be had.
+struct Exports {
+    minutes: Links,
+    comparison: Links,
+    tiers: Links,
+    latest: Links,
 }
 
 struct Figure {
@@ -103,7 +113,13 @@ struct TierRow {
 }
 
 /// `GET /`
-pub async fn page(Extract(state): Extract<State>) -> Response {
+pub async fn page(Extract(state): Extract<State>, wanted: Wanted) -> Response {
+    if wanted.format.is_some() {
+        return match tables(&state).await {
+            Ok(tables) => export::answer(&wanted, "overview", &tables),
+            Err(error) => export::unavailable(down(&error, SystemTime::now())),
+        };
+    }
     let page = Page::new("Overview", "/").live();
     fresh(error::html(StatusCode::OK, &OverviewPage { page, view: read(&state).await }))
 }
@@ -162,14 +178,118 @@ fn view(
         },
         example: super::example(&state.gateway),
         database_down,
+        exports: Exports {
+            minutes: Links::new("/", "minutes", "The last hour by minute"),
+            comparison: Links::new("/", "comparison", "Standard against optimised"),
+            tiers: Links::new("/", "tiers", "Requests by tier"),
+            latest: Links::new("/", "latest", "Latest retrievals"),
+        },
     }
+}
+
+/// The figures behind the page's tables and charts.
+async fn tables(state: &State) -> Result<Vec<Table>, Unread> {
+    let db = state.database()?;
+    let seen = db.overview(Window::last(WINDOW, SystemTime::now())).await?;
+    let latest = db.latest(LATEST).await?;
+    let minutes = seen.minutes.iter().map(|m| {
+        row![
+            m.start_us,
+            m.requests,
+            m.ttfb_p50_ms,
+            m.ttfb_p95_ms,
+            m.bytes_served,
+            m.bytes_fetched,
+            m.hit_ratio,
+            m.failed,
+            m.peers
+        ]
+    });
+    let comparison = seen.comparison.iter().map(|c| {
+        let name = match c.class {
+            queries::SizeClass::Small => "small",
+            queries::SizeClass::Medium => "medium",
+            queries::SizeClass::Large => "large",
+        };
+        let of = |f: &dyn Fn(queries::Verdict) -> queries::Interval| c.verdict.map(f);
+        let (standard, optimized, faster) = (of(&|v| v.standard), of(&|v| v.optimized), of(&|v| v.faster_by));
+        let (median, low, high) =
+            (|i: queries::Interval| i.median, |i: queries::Interval| i.low, |i: queries::Interval| i.high);
+        row![
+            name,
+            c.n_standard,
+            c.n_optimized,
+            c.pairs,
+            standard.map(median),
+            standard.map(low),
+            standard.map(high),
+            optimized.map(median),
+            optimized.map(low),
+            optimized.map(high),
+            faster.map(median),
+            faster.map(low),
+            faster.map(high)
+        ]
+    });
+    let (n, b) = (seen.cache.requests, seen.cache.bytes);
+    let tiers = [
+        ("memory", n.memory, b.memory),
+        ("store", n.store, b.store),
+        ("disk", n.disk, b.disk),
+        ("partial", n.partial, b.partial),
+        ("miss", n.miss, b.miss),
+    ];
+    Ok(vec![
+        Table::new(
+            "minutes",
+            &[
+                "start_us",
+                "requests",
+                "ttfb_p50_ms",
+                "ttfb_p95_ms",
+                "bytes_served",
+                "bytes_fetched",
+                "hit_ratio",
+                "failed",
+                "peers",
+            ],
+            minutes.collect(),
+        ),
+        Table::new(
+            "comparison",
+            &[
+                "size_class",
+                "n_standard",
+                "n_optimized",
+                "pairs",
+                "standard_median_ms",
+                "standard_low_ms",
+                "standard_high_ms",
+                "optimized_median_ms",
+                "optimized_low_ms",
+                "optimized_high_ms",
+                "faster_by",
+                "faster_by_low",
+                "faster_by_high",
+            ],
+            comparison.collect(),
+        ),
+        Table::new(
+            "tiers",
+            &["tier", "requests", "bytes"],
+            tiers.into_iter().map(|(tier, n, b)| row![tier, n, b]).collect(),
+        ),
+        super::retrievals::table("latest", &latest),
+    ])
 }
 
 /// Why the database gives nothing, for people.
 pub(super) fn down(error: &Unread, now: SystemTime) -> String {
     match error {
         Unread::Off => "It is switched off: --database none.".to_owned(),
-        Unread::Failed(DbError::Down { reason, since }) => format!("{reason} (since {}).", filters::ago(*since, now)),
+        Unread::Failed(DbError::Down { reason, since }) => {
+            format!("Since {}: {}", filters::ago(*since, now), attention::database_advice(reason))
+        }
         Unread::Failed(other) => format!("{other}."),
     }
 }

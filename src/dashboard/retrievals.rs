@@ -9,6 +9,7 @@ use axum::response::Response;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
+use super::export::{self, Links, MAX_ROWS, Table, Wanted, row};
 use super::filters::{self, NONE, cell, ms};
 use super::page::Page;
 use super::{State, Unread, error, overview};
@@ -25,10 +26,18 @@ struct RetrievalsPage {
     view: View,
 }
 
+#[derive(Template)]
+#[template(path = "dashboard/partials/_retrievals.html")]
+struct RetrievalsPartial {
+    view: View,
+}
+
 #[derive(Default)]
 struct View {
+    /// Where the part that refreshes itself is; `None` for older parts of the list.
+    live: Option<String>,
     summary: String,
-    json: String,
+    export: Option<Links>,
     cid: String,
     outcomes: Vec<Choice>,
     policies: Vec<Choice>,
@@ -141,8 +150,31 @@ pub struct Asked {
 }
 
 /// `GET /retrievals`
-pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>) -> Response {
+pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>, wanted: Wanted) -> Response {
     let now = SystemTime::now();
+    if wanted.format.is_some()
+        && let Ok((filter, cursor)) = filter(&asked)
+    {
+        return match all(&state, &filter, cursor).await {
+            Ok(table) => export::answer(&wanted, "retrievals", &[table]),
+            Err(error) => export::unavailable(overview::down(&error, now)),
+        };
+    }
+    let (status, view) = read(&state, &asked, now).await;
+    let page = Page::new("Retrievals", "/retrievals");
+    // An older part of the list does not change: only the newest refreshes itself.
+    let page = if view.live.is_some() { page.live() } else { page };
+    error::html(status, &RetrievalsPage { page, view })
+}
+
+/// `GET /partials/retrievals`: what changes, without the frame.
+pub async fn partial(Extract(state): Extract<State>, Query(asked): Query<Asked>) -> Response {
+    // Always 200: a part that says that the database is away must be swapped in.
+    let (_, view) = read(&state, &asked, SystemTime::now()).await;
+    error::html(StatusCode::OK, &RetrievalsPartial { view })
+}
+
+async fn read(state: &State, asked: &Asked, now: SystemTime) -> (StatusCode, View) {
     let mut view = View {
         cid: asked.cid.trim().to_owned(),
         outcomes: choices(Outcome::ALL.iter().map(|o| (o.as_str(), o.as_str().replace('_', " "))), &asked.outcome),
@@ -150,18 +182,20 @@ pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>) ->
         example: super::example(&state.gateway),
         ..View::default()
     };
+    view.live = asked.cursor.is_none().then(|| link("/partials/retrievals", asked, None));
     view.filtered = !(view.cid.is_empty() && asked.outcome.is_empty() && asked.policy.is_empty());
-    view.json = link("/api/v1/retrievals", &asked, None);
-    let status = match filter(&asked) {
+    view.export = Some(Links::new(&link("/retrievals", asked, None), "retrievals", "Retrievals that match"));
+    let status = match filter(asked) {
         Err(problem) => {
+            view.live = None;
             view.problem = Some(problem);
             StatusCode::BAD_REQUEST
         }
-        Ok((filter, cursor)) => match list(&state, &filter, cursor).await {
+        Ok((filter, cursor)) => match list(state, &filter, cursor).await {
             Ok(found) => {
                 view.rows = found.items.iter().map(|row| RowView::new(row, now)).collect();
-                view.older = found.next.map(|next| link("/retrievals", &asked, Some(next)));
-                view.newest = cursor.map(|_| link("/retrievals", &asked, None));
+                view.older = found.next.map(|next| link("/retrievals", asked, Some(next)));
+                view.newest = cursor.map(|_| link("/retrievals", asked, None));
                 StatusCode::OK
             }
             Err(error) => {
@@ -176,7 +210,7 @@ pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>) ->
         (n, true) => format!("{n} shown that match, newest first."),
         (n, false) => format!("{n} shown, newest first."),
     };
-    error::html(status, &RetrievalsPage { page: Page::new("Retrievals", "/retrievals"), view })
+    (status, view)
 }
 
 async fn list(
@@ -185,6 +219,90 @@ async fn list(
     cursor: Option<i64>,
 ) -> Result<queries::Page<RetrievalRow>, Unread> {
     Ok(state.database()?.retrievals(filter, cursor, PER_PAGE).await?)
+}
+
+/// What matches, page after page up to the bound of an export.
+async fn all(state: &State, filter: &RetrievalFilter, mut cursor: Option<i64>) -> Result<Table, Unread> {
+    let mut rows = Vec::new();
+    loop {
+        let left = MAX_ROWS - rows.len();
+        let limit = u32::try_from(left).unwrap_or(queries::MAX_LIMIT).min(queries::MAX_LIMIT);
+        let found = state.database()?.retrievals(filter, cursor, limit).await?;
+        rows.extend(found.items);
+        cursor = found.next;
+        if cursor.is_none() || rows.len() >= MAX_ROWS {
+            return Ok(Table { truncated: cursor.is_some(), ..table("retrievals", &rows) });
+        }
+    }
+}
+
+/// Retrievals as a table for export.
+pub fn table(name: &'static str, rows: &[RetrievalRow]) -> Table {
+    const COLUMNS: &[&str] = &[
+        "id",
+        "started_at_us",
+        "finished_at_us",
+        "cid",
+        "path",
+        "outcome",
+        "error_kind",
+        "phase",
+        "http_status",
+        "origin",
+        "is_simulated",
+        "policy",
+        "source",
+        "cache_state",
+        "bytes",
+        "network_bytes",
+        "duplicate_bytes",
+        "blocks",
+        "load_time_ms",
+        "ttfb_ms",
+        "transfer_time_ms",
+        "routing_ms",
+        "connect_ms",
+        "providers_found",
+        "providers_attempted",
+        "peer_count",
+        "byte_efficiency",
+        "optimization_score",
+        "sample_weight",
+    ];
+    let cells = |row: &RetrievalRow| {
+        row![
+            row.id,
+            row.started_at,
+            row.test_timestamp,
+            &row.cid,
+            &row.path,
+            &row.outcome,
+            row.error_kind.as_ref(),
+            row.phase.as_ref(),
+            row.http_status,
+            &row.origin,
+            row.is_simulated,
+            &row.policy,
+            row.source.as_ref(),
+            row.cache_state.as_ref(),
+            row.bytes,
+            row.network_bytes,
+            row.duplicate_bytes,
+            row.blocks,
+            row.load_time_ms,
+            row.ttfb_ms,
+            row.transfer_time_ms,
+            row.routing_ms,
+            row.connect_ms,
+            row.providers_found,
+            row.providers_attempted,
+            row.peer_count,
+            row.network_efficiency,
+            row.optimization_score,
+            row.sample_weight
+        ]
+    };
+    Table::new(name, COLUMNS, rows.iter().map(cells).collect())
 }
 
 fn choices(all: impl Iterator<Item = (&'static str, String)>, selected: &str) -> Vec<Choice> {

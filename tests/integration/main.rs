@@ -1,5 +1,6 @@
 //! One binary for all integration tests: they link once.
 
+mod accelerator;
 mod api;
 mod blockstore;
 mod cli;

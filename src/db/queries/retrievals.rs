@@ -15,7 +15,7 @@ use crate::record::{CacheState, Origin, Outcome, Policy, RetrievalId, Source};
 const MAX_PARTS: u64 = 4_096;
 
 /// A row of `ipfs_acceleration_results`; names and meanings as in DATA.md §2.
-#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult, utoipa::ToSchema)]
 pub struct RetrievalRow {
     pub id: i64,
     pub test_id: Option<i64>,
@@ -57,7 +57,7 @@ pub struct RetrievalRow {
 }
 
 /// A row of `retrieval_attempts`.
-#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult, utoipa::ToSchema)]
 pub struct AttemptRow {
     pub result_id: i64,
     pub ordinal: i64,
@@ -76,8 +76,23 @@ pub struct AttemptRow {
     pub error_kind: Option<String>,
 }
 
-/// A row of `retrieval_events`; `at_us` is since the start of the retrieval.
+/// What a peer's page shows of a retrieval.
 #[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
+pub struct RetrievalBrief {
+    pub id: i64,
+    pub cid: String,
+    pub path: String,
+    pub outcome: String,
+    pub policy: String,
+    /// From all peers.
+    pub network_bytes: i64,
+    /// How many retrievals the row stands for.
+    pub sample_weight: f64,
+    pub started_at: i64,
+}
+
+/// A row of `retrieval_events`; `at_us` is since the start of the retrieval.
+#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult, utoipa::ToSchema)]
 pub struct EventRow {
     pub ordinal: i64,
     pub at_us: i64,
@@ -89,7 +104,8 @@ pub struct EventRow {
 }
 
 /// One retrieval with its parts. No events: its trace was not among the kept ones.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+#[schema(as = RetrievalDetail)]
 pub struct Detail {
     #[serde(flatten)]
     pub row: RetrievalRow,
@@ -209,6 +225,15 @@ pub(super) fn attempts_with(peer: &str, limit: u64) -> Select<attempt::Entity> {
     attempt::Entity::find().filter(attempt::Column::PeerId.eq(peer)).order_by_desc(attempt::Column::Id).limit(limit)
 }
 
+/// Retrievals by their ids, in no order.
+pub(super) fn briefs(ids: Vec<i64>) -> Select<result::Entity> {
+    use result::Column::{Cid, Id, NetworkBytes, Outcome, Path, Policy, SampleWeight, StartedAt};
+    result::Entity::find()
+        .select_only()
+        .columns([Id, Cid, Path, Outcome, Policy, NetworkBytes, SampleWeight, StartedAt])
+        .filter(Id.is_in(ids))
+}
+
 pub(super) fn statements(backend: DbBackend) -> Vec<(&'static str, Statement)> {
     let by = |filter: RetrievalFilter| list(&filter, Some(1 << 50), 50).build(backend);
     let any = RetrievalFilter::default;
@@ -226,5 +251,6 @@ pub(super) fn statements(backend: DbBackend) -> Vec<(&'static str, Statement)> {
         ("its attempts", attempts_of(1).build(backend)),
         ("its events", events_of(1).build(backend)),
         ("attempts with a peer", attempts_with("12D3", 50).build(backend)),
+        ("retrievals of a peer", briefs(vec![1, 2, 3]).build(backend)),
     ]
 }
