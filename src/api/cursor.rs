@@ -19,6 +19,7 @@ pub enum List {
     Pins = 1,
     Retrievals = 2,
     Tokens = 3,
+    Names = 4,
 }
 
 /// The cursor that follows the item with this key.

@@ -275,9 +275,11 @@ fn names_are_published_put_and_resolved_with_and_without_a_server() {
     let file = file.to_str().unwrap();
     assert_eq!(ok(&other, &["name", "put", name, file]), published);
     assert_eq!(ok(&other, &["name", "resolve", name]).trim(), "/ipfs/bafkqabtimvwgy3yk");
-    let (exit, said) = code(&other, &["name", "put", "k51qzi5uqu5dlvj2baxnqndepeb86cbk3ng7n3i46uzyxzyqj2xjonzllnv0v8", file]);
+    let (exit, said) =
+        code(&other, &["name", "put", "k51qzi5uqu5dlvj2baxnqndepeb86cbk3ng7n3i46uzyxzyqj2xjonzllnv0v8", file]);
     assert!(exit == 1 && said.contains("signatureV2 is not valid"), "{exit}: {said}");
-    let (exit, said) = code(&other, &["name", "resolve", "k51qzi5uqu5dlvj2baxnqndepeb86cbk3ng7n3i46uzyxzyqj2xjonzllnv0v8"]);
-    assert!(exit == 3 && said.contains("no IPNS record"), "{exit}: {said}");
+    let (exit, said) =
+        code(&other, &["name", "resolve", "k51qzi5uqu5dlvj2baxnqndepeb86cbk3ng7n3i46uzyxzyqj2xjonzllnv0v8"]);
+    assert!(exit == 3 && said.contains("no peer of the DHT is known yet"), "{exit}: {said}");
     assert_eq!(code(&other, &["name", "put", "not a name", file]).0, 2);
 }

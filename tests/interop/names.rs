@@ -78,7 +78,7 @@ async fn a_record_that_we_publish_is_taken_and_resolved_by_kubo() {
     std::fs::write(&file, record.bytes()).unwrap();
     let path = format!("/ipns/{peer}");
     kubo.run(["routing", "put", "--allow-offline", &path, file.to_str().unwrap()]).await;
-    assert_eq!(kubo.output(["routing", "get", &path]).await, record.bytes());
+    assert_eq!(kubo.output(["routing", "get", &path]).await, record.bytes().to_vec());
     assert_eq!(kubo.run(["name", "resolve", "--nocache", &path]).await, HELLO);
     kubo.stop().await;
 }
