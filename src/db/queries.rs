@@ -25,7 +25,7 @@ pub use self::retrievals::{
     AttemptRow, Detail, EventRow, Page, RetrievalBrief, RetrievalFilter, RetrievalRow, canonical_cid,
 };
 pub use self::webgpu::{LabRow, LabRunRow, ModelRow};
-pub use self::runs::{MAX_TRANSFERS, ModelRow, RunRow, TestFilter, TestRow, TransferRow, WebGpuRow, runs_of};
+pub use self::runs::{MAX_TRANSFERS, RunRow, TestFilter, TestRow, TransferRow, WebGpuRow, runs_of};
 use super::rows;
 pub use crate::stats::{Interval, MIN_PAIRS, Verdict};
 

@@ -43,8 +43,6 @@ pub enum GatewayError {
     RedirectsFile(Box<GatewayError>),
     #[error("_redirects serves {to:?} for this path, and that is not a file of the site")]
     RedirectsTarget { to: String },
-    #[error("a service worker cannot be registered for a whole root here: add a slash, or use the root's own origin")]
-    ServiceWorker,
     #[error("{path} is not served here: a denylist names it")]
     Denied { path: String, denied: Denied },
     #[error("there is nothing at this address; content is under /ipfs/ and /ipns/")]
@@ -67,7 +65,7 @@ pub enum GatewayError {
     )]
     Mismatch { cid: Cid, codec: u64, wanted: &'static str },
     /// A browser asks for the script of a service worker that would rule every site of this origin.
-    #[error("a service worker cannot be registered at a content root: its scope would be other people's content")]
+    #[error("a service worker cannot be registered at a content root: its scope would be other people's content; use the root's own origin")]
     ServiceWorker,
     /// dag-pb that says it is UnixFS and is not.
     #[error("{cid} is damaged: {error}")]
@@ -162,7 +160,6 @@ impl GatewayError {
                 Fault::new(StatusCode::NOT_FOUND, "no_link").ended(Outcome::NotFound).at(Phase::Resolve)
             }
             Self::Denied { denied, .. } => refused(*denied),
-            Self::ServiceWorker => Fault::new(StatusCode::BAD_REQUEST, "service_worker"),
             Self::Format(FormatError::Parameter { .. }) => Fault::new(StatusCode::BAD_REQUEST, "bad_parameter"),
             Self::Format(_) => Fault::new(StatusCode::NOT_ACCEPTABLE, "bad_format"),
             Self::NoRoute => Fault::new(StatusCode::NOT_FOUND, "no_route"),

@@ -1,6 +1,7 @@
 //! The admin listener through its router: the REST API, who may use it, and the pages.
 
 mod access;
+mod names;
 mod rest;
 mod webgpu;
 
@@ -21,7 +22,7 @@ use tidegate::dashboard::{self, NodeSnapshot};
 use tidegate::db::{self, Database};
 use tidegate::ipld::cid;
 use tidegate::record::live::Feed;
-use tidegate::names::{self, NameStore, NsMap, Parts, Resolver};
+use tidegate::names::{Config as NamesConfig, NameStore, NsMap, Parts, Resolver};
 use tidegate::record::{
     Attempt, AttemptOutcome, EventKind, Origin, Outcome, Phase, Policy, RetrievalEvent, RetrievalId, RetrievalRecord,
     SessionReport, Transport,
@@ -119,7 +120,7 @@ impl Admin {
             lab: tidegate::webgpu::Lab::new(&metrics),
             names: Resolver::new(
                 Parts {
-                    config: names::Config::default(),
+                    config: NamesConfig::default(),
                     map: NsMap::parse("fixed.example:/ipfs/bafkqaaa").unwrap(),
                     store: NameStore::open(dir.path()),
                     routers: Vec::new(),
