@@ -8,5 +8,6 @@ mod dag;
 mod db;
 mod discovery;
 mod gateway;
+mod network_pages;
 mod p2p;
 mod retriever;
