@@ -9,7 +9,7 @@ use sea_orm::{
 use serde::Serialize;
 
 use super::{MAX_LIMIT, Window};
-use crate::db::entity::{acceleration_result as result, model, test_result, webgpu_metric};
+use crate::db::entity::{acceleration_result as result, test_result, webgpu_metric};
 use crate::db::{Database, DbError};
 use crate::record::Origin;
 

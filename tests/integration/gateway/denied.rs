@@ -57,6 +57,7 @@ fn listed(world: World, lines: &str, map: &str) -> (World, Denylists) {
     let state = State {
         retriever: Retriever::new(&config, blocks, None, Vec::new(), &metrics, &Supervisor::new()),
         names: Resolver::fixed(NsMap::parse(map).unwrap()),
+        routing: None,
         denylists: lists.clone(),
         sink: world.records.clone(),
         config: Config { subdomain_hosts: Hosts::parse(&["example.com"]).unwrap(), ..Config::default() },

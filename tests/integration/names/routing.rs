@@ -90,6 +90,7 @@ impl Server {
             retriever: Retriever::local(blocks.clone()),
             names: names.resolver.clone(),
             routing: Some(routing),
+            denylists: tidegate::denylist::Denylists::default(),
             sink: Arc::new(NoRecords),
             config: gateway::Config::default(),
             is_admin_token: Arc::new(|_| false),
