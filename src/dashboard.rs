@@ -11,6 +11,7 @@ mod export;
 pub mod filters;
 mod overview;
 mod page;
+mod reference;
 mod retrieval;
 mod retrievals;
 mod verdict;
@@ -20,6 +21,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
+
+pub use reference::reference;
 
 use crate::db::{Database, DbError};
 

@@ -22,6 +22,18 @@ use utoipa::openapi::{ComponentsBuilder, Content, Info, License, OpenApi, OpenAp
 use super::problem::{Document, Problem};
 use super::scope;
 
+/// Bytes as they are.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub struct Binary(#[allow(dead_code)] Vec<u8>);
+
+/// The entries of a tree, each under its relative path as `filename`.
+#[derive(ToSchema)]
+pub struct Tree {
+    #[allow(dead_code)]
+    file: Vec<Binary>,
+}
+
 /// Tags in the order of the page: name and what is there.
 pub(super) const TAGS: [(&str, &str); 9] = [
     ("content", "Adding content, pins, caches, maintenance of the store"),
@@ -56,9 +68,7 @@ const COMMON: [(&str, &str, &str); 6] = [
     ("500", "Internal", "Our fault; the log has the reason."),
     ("503", "Unavailable", "The server is stopping, or what is needed is off or away; Retry-After."),
 ];
-/// They answer without a token, and never with one of [`COMMON`]'s refusals of a token.
 const PROBLEM_JSON: &str = "application/problem+json";
-/// Their ETag would be of no use: they are text or a stream.
 const JSON: &str = "application/json";
 
 /// The document as it is served: made once.

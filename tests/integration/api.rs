@@ -131,6 +131,7 @@ impl Admin {
             gateway: "http://127.0.0.1:8080".to_owned(),
             compare_share: 0.0,
         });
+        let pages = pages.merge(dashboard::reference(&api::openapi::rendered().json));
         Self { router: api::admin_router(state, pages), db, blocks, draining, _dir: dir, supervisor }
     }
 
@@ -578,6 +579,7 @@ async fn every_answer_has_the_security_headers_and_no_page_runs_anything_inline(
         one.as_str(),
         "/retrievals/0",
         "/no",
+        "/api",
         "/api/v1/no",
     ] {
         let answer = admin.get(path).await;
