@@ -70,7 +70,7 @@ pub struct Settings {
     pub upnp: bool,
     /// Private and loopback ranges that routing results may name. Configured peers, routers and mDNS are exempt.
     pub allow_private: Vec<IpNet>,
-    /// Resolver for /dnsaddr: `system`, `none`, or an address.
+    /// Resolver for DNSLink and /dnsaddr: `system`, `none`, an address, or the URL of a DNS-over-HTTPS endpoint.
     pub dns: Dns,
     /// Database URL: `sqlite://...` or `postgres://...`. Default: metrics.sqlite in the data directory. `none` keeps no records.
     pub database: Option<String>,

@@ -57,8 +57,8 @@ pub struct Overrides {
     /// Private range that routing results may name; may be repeated
     #[arg(long, env = "TIDEGATE_ALLOW_PRIVATE", value_name = "CIDR", value_delimiter = ',')]
     pub allow_private: Vec<IpNet>,
-    /// Resolver for /dnsaddr: system, none, or an address [default: system]
-    #[arg(long, env = "TIDEGATE_DNS", value_name = "ADDR|system|none")]
+    /// Resolver for DNSLink and /dnsaddr: system, none, an address, or https://HOST/dns-query [default: system]
+    #[arg(long, env = "TIDEGATE_DNS", value_name = "ADDR|URL|system|none")]
     pub dns: Option<Dns>,
     /// sqlite:// or postgres:// URL, or none [default: metrics.sqlite in the data directory]
     #[arg(long, env = "TIDEGATE_DATABASE", value_name = "URL")]
