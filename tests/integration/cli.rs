@@ -249,3 +249,23 @@ fn output_that_cannot_be_written_is_an_error_and_no_panic() {
     assert_eq!(output.status.code(), Some(6), "{stderr}");
     assert!(stderr.contains("standard output"), "{stderr}");
 }
+
+#[test]
+fn a_token_is_made_listed_and_revoked_with_and_without_a_server() {
+    let tmp = tempfile::tempdir().unwrap();
+    let made = ok(tmp.path(), &["token", "create", "--scope", "read", "--name", "alone", "--expires", "1h"]);
+    let token = made.trim();
+    assert!(token.starts_with("tidegate_") && token.len() == "tidegate_".len() + 64, "{made}");
+    assert!(!ok(tmp.path(), &["token", "ls"]).contains(token));
+    let (exit, stderr) = code(tmp.path(), &["token", "create", "--scope", "read", "--name", "alone"]);
+    assert!(exit == 1 && stderr.contains("alone"), "{exit}: {stderr}");
+    assert_eq!(code(tmp.path(), &["token", "create", "--scope", "root", "--name", "x"]).0, 2);
+
+    let mut server = Server::start(tmp.path());
+    let listed = ok(tmp.path(), &["token", "ls"]);
+    assert!(listed.contains("read") && listed.contains("never used") && listed.contains("alone"), "{listed}");
+    ok(tmp.path(), &["token", "revoke", "alone"]);
+    assert_eq!(ok(tmp.path(), &["token", "ls"]), "");
+    assert_eq!(code(tmp.path(), &["token", "revoke", "alone"]).0, 3);
+    assert_eq!(server.stop(), 0);
+}

@@ -47,7 +47,7 @@ def fill(server):
 def check(server, name, arguments):
     command = [
         SCHEMATHESIS, "run", f"http://{server.admin}/api/v1/openapi.json", "--checks", "all", "--max-examples", EXAMPLES,
-        "--seed", SEED, "--workers", "2", "--request-timeout", "60", "--continue-on-failure", "--no-color",
+        "--seed", SEED, "--workers", "1", "--request-timeout", "60", "--continue-on-failure", "--no-color",
         # A CID, a cursor or a CAR cannot be told by a JSON schema: what it allows may still be refused.
         "--exclude-checks", "positive_data_acceptance", "--mode", "all", "--suppress-health-check", "all", *arguments,
     ]
