@@ -148,7 +148,7 @@ fn routes() -> OpenApiRouter<State> {
         .routes(routes!(results::hardware))
         .routes(routes!(results::models))
         .routes(routes!(results::content))
-        .route("/p2p/topology", axum::routing::get(topology::topology))
+        .routes(routes!(topology::topology))
         .routes(routes!(names::list, names::publish))
         .routes(routes!(names::one, names::put))
         .routes(routes!(webgpu::begin))

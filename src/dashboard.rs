@@ -17,6 +17,7 @@ mod peer;
 mod peers;
 mod plot;
 mod reports;
+mod reference;
 mod retrieval;
 mod retrievals;
 mod series;
@@ -32,6 +33,7 @@ use axum::Router;
 use axum::routing::get;
 
 pub use system::Host;
+pub use reference::reference;
 
 use crate::db::{Database, DbError};
 use crate::topology::Facts;

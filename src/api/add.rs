@@ -28,9 +28,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::State;
 use super::extract::{Query, fresh};
+use super::openapi::{Binary, Tree};
 use super::pins::recursive;
 use super::problem::Problem;
-use crate::blockstore::Blockstore;
+use crate::blockstore::{Blockstore, MAX_PIN_NAME};
 use crate::dag::MAX_DEPTH;
 use crate::dag::import::{self, Added, ImportError, Importer};
 use crate::ipld::Cid;
@@ -85,7 +86,7 @@ pub struct Answer {
 #[utoipa::path(
     post, path = "/add", tag = "content", params(AddAsked),
     request_body(
-        content((Vec<u8> = "application/octet-stream"), (Vec<u8> = "multipart/form-data")),
+        content((Binary = "application/octet-stream"), (Tree = "multipart/form-data")),
         description = "One file as it is, or the entries of a tree"
     ),
     responses(
@@ -115,11 +116,11 @@ async fn store_files(
     upload: &mut Upload,
 ) -> Result<Response, Problem> {
     let profile = match asked.profile.as_deref() {
-        Some(name) => name.parse::<Profile>().map_err(|error| Problem::bad_request(error.to_string()))?,
+        Some(name) => name.parse::<Profile>().map_err(|error| Problem::parameter("profile", error.to_string()))?,
         None => Profile::default(),
     };
-    if asked.filename.as_deref().is_some_and(|name| name.len() > MAX_PATH) {
-        return Err(Problem::bad_request(format!("filename has at most {MAX_PATH} bytes")));
+    if asked.filename.as_deref().is_some_and(|name| name.len() > MAX_PIN_NAME) {
+        return Err(Problem::parameter("filename", format!("filename has at most {MAX_PIN_NAME} bytes")));
     }
     let guard = state.blocks.hold().await;
     let mut quiet = import::quiet;
@@ -133,7 +134,7 @@ async fn store_files(
             let file = adding.file(upload).await?;
             match (&asked.filename, asked.wrap) {
                 (Some(name), true) => (adding.wrap(name, file).await?, asked.filename),
-                (None, true) => return Err(Problem::bad_request("wrap needs a filename")),
+                (None, true) => return Err(Problem::parameter("wrap", "wrap needs a filename")),
                 _ => (file, asked.filename),
             }
         }
@@ -169,7 +170,7 @@ pub struct CarAsked {
 /// Store every block of a CAR, each verified, and pin the roots that are there
 #[utoipa::path(
     post, path = "/car", tag = "content", params(CarAsked),
-    request_body(content = Vec<u8>, content_type = "application/vnd.ipld.car", description = "CAR version 1 or 2"),
+    request_body(content = Binary, content_type = "application/vnd.ipld.car", description = "CAR version 1 or 2"),
     responses(
         (status = 200, body = CarAnswer),
         (status = 409, description = "The store is busy."),

@@ -164,7 +164,9 @@ pub struct Admin<'a> {
 
 impl Admin<'_> {
     pub fn router(&self) -> axum::Router {
-        api::admin_router(self.api_state(), dashboard::router(self.dashboard_state()))
+        let pages =
+            dashboard::router(self.dashboard_state()).merge(dashboard::reference(&api::openapi::rendered().json));
+        api::admin_router(self.api_state(), pages)
     }
 
     fn api_state(&self) -> api::State {

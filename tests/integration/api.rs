@@ -166,6 +166,8 @@ impl Admin {
             facts: Facts { delegated_routers: 0, dht: false, offline: true },
         });
         Self { router: api::admin_router(state, pages), db, blocks, draining, feed, _dir: dir, supervisor }
+        let pages = pages.merge(dashboard::reference(&api::openapi::rendered().json));
+        Self { router: api::admin_router(state, pages), db, blocks, draining, _dir: dir, supervisor }
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
@@ -612,6 +614,7 @@ async fn every_answer_has_the_security_headers_and_no_page_runs_anything_inline(
         one.as_str(),
         "/retrievals/0",
         "/no",
+        "/api",
         "/api/v1/no",
     ] {
         let answer = admin.get(path).await;

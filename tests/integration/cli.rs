@@ -282,4 +282,21 @@ fn names_are_published_put_and_resolved_with_and_without_a_server() {
         code(&other, &["name", "resolve", "k51qzi5uqu5dlvj2baxnqndepeb86cbk3ng7n3i46uzyxzyqj2xjonzllnv0v8"]);
     assert!(exit == 3 && said.contains("no peer of the DHT is known yet"), "{exit}: {said}");
     assert_eq!(code(&other, &["name", "put", "not a name", file]).0, 2);
+fn a_token_is_made_listed_and_revoked_with_and_without_a_server() {
+    let tmp = tempfile::tempdir().unwrap();
+    let made = ok(tmp.path(), &["token", "create", "--scope", "read", "--name", "alone", "--expires", "1h"]);
+    let token = made.trim();
+    assert!(token.starts_with("tidegate_") && token.len() == "tidegate_".len() + 64, "{made}");
+    assert!(!ok(tmp.path(), &["token", "ls"]).contains(token));
+    let (exit, stderr) = code(tmp.path(), &["token", "create", "--scope", "read", "--name", "alone"]);
+    assert!(exit == 1 && stderr.contains("alone"), "{exit}: {stderr}");
+    assert_eq!(code(tmp.path(), &["token", "create", "--scope", "root", "--name", "x"]).0, 2);
+
+    let mut server = Server::start(tmp.path());
+    let listed = ok(tmp.path(), &["token", "ls"]);
+    assert!(listed.contains("read") && listed.contains("never used") && listed.contains("alone"), "{listed}");
+    ok(tmp.path(), &["token", "revoke", "alone"]);
+    assert_eq!(ok(tmp.path(), &["token", "ls"]), "");
+    assert_eq!(code(tmp.path(), &["token", "revoke", "alone"]).0, 3);
+    assert_eq!(server.stop(), 0);
 }
