@@ -21,8 +21,8 @@ use tidegate::blockstore::{self, Blocks};
 use tidegate::dashboard::{self, NodeSnapshot};
 use tidegate::db::{self, Database};
 use tidegate::ipld::cid;
-use tidegate::record::live::Feed;
 use tidegate::names::{Config as NamesConfig, NameStore, NsMap, Parts, Resolver};
+use tidegate::record::live::Feed;
 use tidegate::record::{
     Attempt, AttemptOutcome, EventKind, Origin, Outcome, Phase, Policy, RetrievalEvent, RetrievalId, RetrievalRecord,
     SessionReport, Transport,
@@ -165,9 +165,8 @@ impl Admin {
             }),
             facts: Facts { delegated_routers: 0, dht: false, offline: true },
         });
-        Self { router: api::admin_router(state, pages), db, blocks, draining, feed, _dir: dir, supervisor }
         let pages = pages.merge(dashboard::reference(&api::openapi::rendered().json));
-        Self { router: api::admin_router(state, pages), db, blocks, draining, _dir: dir, supervisor }
+        Self { router: api::admin_router(state, pages), db, blocks, draining, feed, _dir: dir, supervisor }
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
