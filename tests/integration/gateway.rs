@@ -5,6 +5,7 @@ mod denied;
 mod directories;
 mod errors;
 mod files;
+mod formats;
 mod listings;
 mod origins;
 mod proxy;
