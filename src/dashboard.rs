@@ -6,6 +6,7 @@
 pub mod assets;
 mod attention;
 mod chart;
+mod content;
 mod error;
 mod export;
 pub mod filters;
@@ -18,14 +19,19 @@ mod plot;
 mod reports;
 mod retrieval;
 mod retrievals;
+mod series;
+mod system;
 mod topology;
 mod verdict;
 mod waterfall;
+mod webgpu;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
+
+pub use system::Host;
 
 use crate::db::{Database, DbError};
 use crate::topology::Facts;
@@ -43,6 +49,8 @@ pub struct State {
     pub compare_share: f64,
     /// What the configuration says about routers, for recommendations.
     pub facts: Facts,
+    /// The process and its machine.
+    pub host: Arc<Host>,
 }
 
 /// What pages show of the node without asking the database.
@@ -77,6 +85,10 @@ pub fn router(state: State) -> Router {
         .route("/peers/{peer_id}", get(peer::page))
         .route("/topology", get(topology::page))
         .route("/reports", get(reports::page))
+        .route("/partials/retrievals", get(retrievals::partial))
+        .route("/content", get(content::page))
+        .route("/system", get(system::page))
+        .route("/webgpu", get(webgpu::page))
         .route("/static/{*path}", get(assets::serve))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)

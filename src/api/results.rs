@@ -146,7 +146,7 @@ pub async fn hardware(Extract(state): Extract<State>, known: Known) -> Result<Re
 /// Models that were measured, the newest first
 #[utoipa::path(get, path = "/models", tag = "reports", responses((status = 200, body = ModelList)))]
 pub async fn models(Extract(state): Extract<State>, known: Known) -> Result<Response, Problem> {
-    let items = database(&state)?.models().await?;
+    let items = database(&state)?.models(MAX_LIMIT).await?;
     tagged(&known, &ModelList { items, next_cursor: None })
 }
 

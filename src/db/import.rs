@@ -1,8 +1,7 @@
 //! Measurements of other test tools: rows of `test_results` with what was measured in them. All of a batch, or nothing.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::PoisonError;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::{Expr, OnConflict};
@@ -13,12 +12,10 @@ use sea_orm::{
 use serde::Serialize;
 
 use super::entity::{acceleration_result, hardware_platform, model, test_result, webgpu_metric};
-use super::{Database, DbError, DbState, rows};
+use super::{Database, DbError, rows};
 use crate::ipld::Cid;
 use crate::record::{CacheState, Origin, Outcome, Policy, Source};
 
-/// The longest that an import may wait for the writer and write.
-const TIMEOUT: Duration = Duration::from_secs(30);
 /// How far from its start an imported transfer's key may lie: keys are microseconds of the start and must be free.
 const MAX_KEY_SHIFT: i64 = 100_000;
 
@@ -157,17 +154,9 @@ impl Database {
     /// batch can be sent again.
     ///
     /// # Errors
-    /// When the database is away, busy for 30 s, or refuses a row; then nothing of the batch is stored.
+    /// When the database is away, busy for 10 s, or refuses a row; then nothing of the batch is stored.
     pub async fn import(&self, batch: &[Measured]) -> Result<Vec<Imported>, DbError> {
-        let writer = self.shared.importer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let writer = writer.ok_or_else(|| match self.state() {
-            DbState::Down { reason, since } => DbError::Down { reason, since },
-            DbState::Up { since, .. } => DbError::Down { reason: "it is open for reading only".to_owned(), since },
-        })?;
-        match tokio::time::timeout(TIMEOUT, store(&writer, batch)).await {
-            Ok(stored) => Ok(stored?),
-            Err(_) => Err(DbError::Timeout(TIMEOUT)),
-        }
+        self.write(|db| async move { store(&db, batch).await }).await
     }
 }
 

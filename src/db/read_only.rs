@@ -28,10 +28,12 @@ impl Database {
         let (state, _) = watch::channel(DbState::Up { since: SystemTime::now(), backend });
         let shared = Arc::new(Shared {
             config: config.clone(),
+            location: connect::location(config, data_dir),
+            seen: Mutex::default(),
             process: RetrievalId::next().0,
             state,
             readers: Mutex::new(Some(readers)),
-            importer: Mutex::new(None),
+            direct: Mutex::new(None),
             counters: Mutex::default(),
             content: Mutex::default(),
             metrics: metrics::DbMetrics::register(&Metrics::new()),

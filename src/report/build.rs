@@ -77,7 +77,7 @@ pub async fn build(
             sections::platform(&PlatformData {
                 tests: db.tests_of(window, run).await?,
                 hardware: db.hardware().await?,
-                models: db.models().await?,
+                models: db.models(MAX_LIMIT).await?,
                 transfers,
                 webgpu: if run.is_some() { Vec::new() } else { db.webgpu_of(window).await? },
             })

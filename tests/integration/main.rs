@@ -8,6 +8,7 @@ mod dag;
 mod db;
 mod discovery;
 mod gateway;
+mod names;
 mod p2p;
 mod reports;
 mod retriever;

@@ -9,7 +9,7 @@ use sea_orm::{
 use serde::Serialize;
 
 use super::{MAX_LIMIT, Window};
-use crate::db::entity::{acceleration_result as result, model, test_result, webgpu_metric};
+use crate::db::entity::{acceleration_result as result, test_result, webgpu_metric};
 use crate::db::{Database, DbError};
 use crate::record::Origin;
 
@@ -84,20 +84,6 @@ pub struct TransferRow {
     pub optimization_score: Option<f64>,
     pub test_timestamp: i64,
     pub hardware_id: Option<i64>,
-}
-
-/// A row of `models`.
-#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult, utoipa::ToSchema)]
-pub struct ModelRow {
-    pub model_id: i64,
-    pub model_name: String,
-    pub model_family: Option<String>,
-    pub model_type: Option<String>,
-    pub model_size: Option<i64>,
-    pub parameters_million: Option<f64>,
-    pub added_at: i64,
-    pub cid: Option<String>,
-    pub format: Option<String>,
 }
 
 /// A row of `webgpu_metrics`, its key and hashes left out.
@@ -182,12 +168,6 @@ impl Database {
     /// Rows of the lab in a window, the newest first, at most 10,000.
     pub async fn webgpu_of(&self, window: Window) -> Result<Vec<WebGpuRow>, DbError> {
         let query = webgpu(window);
-        self.read(|db| async move { query.into_model().all(&db).await }).await
-    }
-
-    /// Models, the newest first, at most [`MAX_LIMIT`].
-    pub async fn models(&self) -> Result<Vec<ModelRow>, DbError> {
-        let query = model::Entity::find().order_by_desc(model::Column::ModelId).limit(u64::from(MAX_LIMIT));
         self.read(|db| async move { query.into_model().all(&db).await }).await
     }
 }
