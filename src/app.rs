@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use crate::blockstore::{Blocks, DataDirLock, StoreError};
 use crate::config::{ConfigError, Settings};
 use crate::db::Database;
+use crate::denylist::{self, DenylistError, Denylists};
 use crate::exchange::Exchange;
 use crate::http_peer::delegated::{DelegatedMetrics, DelegatedRouter, RouterUrlError};
 use crate::listener::{self, Tls, TlsError};
@@ -32,6 +33,7 @@ use crate::topology;
 use crate::{api, gateway, p2p};
 
 mod api_file;
+mod denied;
 mod observer;
 mod parts;
 mod token;
@@ -64,6 +66,10 @@ pub enum StartError {
     Node(#[from] p2p::NodeError),
     #[error(transparent)]
     Router(#[from] RouterUrlError),
+    #[error(transparent)]
+    Denylist(#[from] DenylistError),
+    #[error("--subdomain-host: {0}")]
+    SubdomainHost(#[from] gateway::host::HostsError),
     #[error(transparent)]
     Names(#[from] names::StartError),
     #[error("resolver: {0}")]
@@ -118,17 +124,20 @@ impl App {
         let stages = Stages::default();
 
         let blocks = Blocks::open(&data_dir, &parts::store(&settings), &metrics, &stages.store).await?;
+        let denylists = Denylists::load(&denylist::files(&settings.denylist)?)?;
+        denylist::watch(&denylists, settings.denylist.clone(), &metrics, &stages.store);
+        let allowed = Arc::new(denied::Allowed { blocks: blocks.clone(), denylists: denylists.clone() });
         let node = if settings.offline {
             None
         } else {
-            let serve = blocks.clone();
+            let serve = allowed.clone();
             Some(p2p::Node::start(&parts::node(&settings), &data_dir, serve, &metrics, &stages.node).await?)
         };
         let routers = Routers::new(&settings, node.as_ref(), &metrics)?;
         let exchange = node.clone().map(|node| Arc::new(node) as Arc<dyn Exchange>);
         let retriever = Retriever::new(
             &parts::retriever(&settings),
-            blocks.clone(),
+            allowed,
             exchange,
             routers.content.clone(),
             &metrics,
@@ -166,8 +175,9 @@ impl App {
             retriever: retriever.clone(),
             names: names.clone(),
             routing: settings.routing_v1.then(|| parts::routing_v1(&routers, &blocks, node.as_ref())),
+            denylists,
             sink: sink.clone(),
-            config: parts::gateway(&settings),
+            config: parts::gateway(&settings)?,
             is_admin_token: token.check(),
         };
         let gateway_router = gateway::router(state, &metrics);
@@ -194,13 +204,17 @@ impl App {
         let stop = CancellationToken::new();
         let stats = listener::Stats::new(&metrics);
         let mut listeners = Vec::new();
-        for (name, tcp, router) in [("gateway", gateway_tcp, gateway_router), ("admin", admin_tcp, admin_router)] {
+        let tunnels = parts::tunnels(&settings)?;
+        for (name, tcp, router, tunnel_to) in
+            [("gateway", gateway_tcp, gateway_router, Some(tunnels)), ("admin", admin_tcp, admin_router, None)]
+        {
             let options = listener::Options {
                 name,
                 config: parts::listener(&settings),
                 trusted_proxies: settings.trusted_proxy.clone(),
                 tls: tls.clone(),
                 stats: stats.clone(),
+                tunnel_to,
             };
             let (supervisor, stop) = (stages.listeners.clone(), stop.clone());
             let serving = async move { listener::serve(tcp, router, options, &supervisor, stop).await };

@@ -23,6 +23,7 @@ mod name;
 mod remote_store;
 mod report;
 mod serve;
+mod token;
 
 pub use error::{CliError, Exit};
 
@@ -102,6 +103,9 @@ pub enum Command {
     Stats,
     /// Write a report from the metrics database
     Report(ReportArgs),
+    /// Make, list and revoke tokens for the REST API
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Show or check the settings in force
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -212,6 +216,29 @@ pub enum PinCommand {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token; prints it, once
+    Create {
+        /// read: pages, figures, reports; write: also content and pins; results: only hands in measurements; admin: all
+        #[arg(long, value_name = "SCOPE", value_parser = ["read", "write", "results", "admin"])]
+        scope: String,
+        /// What it is for; no two tokens have one name
+        #[arg(long, value_name = "NAME")]
+        name: String,
+        /// How long it lasts (12h, 30d) [default: until it is revoked]
+        #[arg(long, value_name = "DUR", value_parser = humantime::parse_duration)]
+        expires: Option<Duration>,
+    },
+    /// List tokens, without their secrets
+    Ls,
+    /// End a token, by id or name
+    Revoke {
+        #[arg(value_name = "ID|NAME")]
+        token: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print the settings in force, secrets hidden
     Show {
@@ -281,6 +308,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Peers => actions::peers(&common).await,
         Command::Stats => actions::show(&common, "stats").await,
         Command::Report(args) => report::report(&common, args).await,
+        Command::Token(command) => token::token(&common, command).await,
         Command::Config(ConfigCommand::Show { overrides }) => doctor::config_show(&common, &overrides).await,
         Command::Config(ConfigCommand::Check { overrides }) => doctor::config_check(&common, &overrides),
         Command::Doctor => doctor::doctor(&common).await,

@@ -5,7 +5,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | L0 | [`ipld`] |
-//! | L1 | [`blockstore`] [`routing`] [`exchange`] [`record`] [`stats`] [`supervisor`] [`telemetry`] [`listener`] [`units`] |
+//! | L1 | [`blockstore`] [`denylist`] [`routing`] [`exchange`] [`record`] [`stats`] [`supervisor`] [`telemetry`] [`listener`] [`units`] |
 //! | L2 | [`p2p`] [`http_peer`] [`db`] |
 //! | L3 | [`retriever`] [`names`] |
 //! | L4a | [`dag`] [`topology`] [`webgpu`] |
@@ -16,6 +16,7 @@
 pub mod ipld;
 
 pub mod blockstore;
+pub mod denylist;
 pub mod exchange;
 pub mod listener;
 pub mod record;

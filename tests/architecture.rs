@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, u32)] = &[
     ("ipld", 0),
     ("blockstore", 10),
+    ("denylist", 10),
     ("exchange", 10),
     ("listener", 10),
     ("record", 10),

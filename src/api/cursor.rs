@@ -20,6 +20,7 @@ pub enum List {
     Retrievals = 2,
     Tokens = 3,
     Tests = 4,
+    Names = 5,
 }
 
 /// The cursor that follows the item with this key.

@@ -2,41 +2,82 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::Json;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, Path, Request, State as Extract};
+use axum::extract::{Path, Request, State as Extract};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::State;
-use super::extract::fresh;
+use super::cursor;
+use super::extract::{Json, Query, fresh, limit};
 use super::problem::Problem;
-use crate::ipld::ipns::{IpnsName, MAX_RECORD, Record};
+use crate::ipld::ipns::{IpnsName, MAX_RECORD, NameSyntaxError, Record};
 use crate::ipld::path::ContentPath;
 use crate::names::{Hop, Kept, Name, NameError, Publish, Published, Source};
 
+const DEFAULT_LIMIT: u32 = 100;
+const MAX_LIMIT: u32 = 500;
 /// Longest and shortest life of a record that is published here.
 const MAX_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 const MIN_LIFETIME: Duration = Duration::from_secs(60);
 
-#[derive(Serialize)]
+/// The name in a path, for the document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[allow(dead_code)]
+pub struct NameParam {
+    /// An IPNS key in any form, or a DNS name.
+    #[param(min_length = 1, example = "k51qzi5uqu5dlvj2baxnqndepeb86cbk3ng7n3i46uzyxzyqj2xjonzllnv0v8")]
+    name: String,
+}
+
+/// Where an answer comes from.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = NameSource)]
+enum SourceView {
+    Map,
+    Local,
+    Delegated,
+    Dht,
+    Dns,
+}
+
+impl From<Source> for SourceView {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Map => Self::Map,
+            Source::Local => Self::Local,
+            Source::Delegated => Self::Delegated,
+            Source::Dht => Self::Dht,
+            Source::Dns => Self::Dns,
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = ResolvedName)]
 struct ResolvedView {
     name: String,
+    /// An `/ipfs/` path.
     path: String,
     /// Seconds for which the answer counts; null when nobody says.
     ttl_s: Option<u64>,
-    source: Source,
+    source: SourceView,
+    /// Every name on the way.
     trail: Vec<HopView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = NameHop)]
 struct HopView {
     name: String,
     path: String,
-    source: Source,
+    source: SourceView,
     ttl_s: Option<u64>,
+    /// Past its TTL, and being looked up again.
     stale: bool,
 }
 
@@ -45,14 +86,15 @@ impl HopView {
         Self {
             name: hop.name.to_string(),
             path: hop.path.to_string(),
-            source: hop.source,
+            source: hop.source.into(),
             ttl_s: hop.ttl.map(|ttl| ttl.as_secs()),
             stale: hop.stale,
         }
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = NameRecord)]
 struct RecordView {
     name: String,
     path: String,
@@ -85,7 +127,16 @@ impl RecordView {
     }
 }
 
-/// Where a name leads.
+/// Where a name leads
+#[utoipa::path(
+    get, path = "/names/{name}", tag = "names", params(NameParam),
+    responses(
+        (status = 200, body = ResolvedView),
+        (status = 404, description = "Nobody has a record of it, or DNS has no link."),
+        (status = 502, description = "What was found is not valid, or nobody could be asked."),
+        (status = 504, description = "Nobody answered in time."),
+    )
+)]
 pub async fn one(Extract(state): Extract<State>, Path(name): Path<String>) -> Result<Response, Problem> {
     let name: Name = name.parse()?;
     let resolved = state.names.resolve(&name).await?;
@@ -93,31 +144,67 @@ pub async fn one(Extract(state): Extract<State>, Path(name): Path<String>) -> Re
         name: name.to_string(),
         path: resolved.path.to_string(),
         ttl_s: resolved.ttl.map(|ttl| ttl.as_secs()),
-        source: resolved.source,
+        source: resolved.source.into(),
         trail: resolved.trail.iter().map(HopView::new).collect(),
     };
     Ok(fresh(StatusCode::OK, view))
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListAsked {
+    /// `next_cursor` of the part before.
+    cursor: Option<String>,
+    /// Default 100.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = NameList)]
 struct List {
     items: Vec<RecordView>,
     next_cursor: Option<String>,
 }
 
-/// The records that are kept here; all of them at once (at most 10,000).
-pub async fn list(Extract(state): Extract<State>) -> Result<Response, Problem> {
-    let items = state.names.kept().await?.into_iter().map(RecordView::of).collect();
-    Ok(fresh(StatusCode::OK, List { items, next_cursor: None }))
+/// The records that are kept here
+///
+/// Put or published, expired or not, in the order of the names' bytes.
+#[utoipa::path(get, path = "/names", tag = "names", params(ListAsked), responses((status = 200, body = List)))]
+pub async fn list(Extract(state): Extract<State>, Query(asked): Query<ListAsked>) -> Result<Response, Problem> {
+    let limit = limit(asked.limit, DEFAULT_LIMIT, MAX_LIMIT)? as usize;
+    let after = asked.cursor.as_deref().map(|text| cursor::read(cursor::List::Names, text)).transpose()?;
+    let key = |kept: &Kept| kept.record.name().peer().to_bytes();
+    let mut kept = state.names.kept().await?;
+    kept.retain(|kept| after.as_ref().is_none_or(|after| key(kept) > *after));
+    let more = kept.len() > limit;
+    kept.truncate(limit);
+    let next_cursor = kept.last().filter(|_| more).map(|last| cursor::write(cursor::List::Names, &key(last)));
+    Ok(fresh(StatusCode::OK, List { items: kept.into_iter().map(RecordView::of).collect(), next_cursor }))
 }
 
-/// Keeps a record that somebody signed. The body is the record; any content type but a form's is taken.
+/// Keep a record that somebody signed
+///
+/// It must be valid and no older than the one that is here. Routers are told behind the answer.
+#[utoipa::path(
+    put, path = "/names/{name}", tag = "names", params(NameParam),
+    request_body(content = Vec<u8>, content_type = "application/vnd.ipfs.ipns-record", description = "At most 10 KiB"),
+    responses(
+        (status = 200, body = RecordView),
+        (status = 409, description = "A newer record is here."),
+        (status = 413, description = "The body is over 10 KiB."),
+        (status = 415, description = "The body is a form."),
+        (status = 422, description = "The record is not valid, or of another name."),
+        (status = 507, description = "The store is full or cannot be written."),
+    )
+)]
 pub async fn put(
     Extract(state): Extract<State>,
     Path(name): Path<String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let name: IpnsName = name.parse().map_err(|error: crate::ipld::ipns::NameSyntaxError| Problem::bad_request(error.to_string()))?;
+    let name: IpnsName = name.parse().map_err(|error: NameSyntaxError| Problem::bad_request(error.to_string()))?;
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if kind.starts_with("multipart/") || kind.starts_with("application/x-www-form-urlencoded") {
         return Err(Problem::media_type("the body is the record itself (application/vnd.ipfs.ipns-record)"));
@@ -131,33 +218,52 @@ pub async fn put(
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+#[schema(as = NamePublish)]
+pub struct Asked {
     /// `/ipfs/CID[/path]` or `/ipns/NAME[/path]`.
+    #[schema(example = "/ipfs/bafkqabtimvwgy3yk")]
     path: String,
+    /// A key of this server, made at its first use: 1 to 64 of a-z, 0-9, `-` and `_`. Default: the node's own.
     key: Option<String>,
+    /// How long the record is valid, in seconds. Default: 48 hours.
+    #[schema(minimum = 60, maximum = 315360000)]
     lifetime_s: Option<u64>,
+    /// How long others may keep the answer, in seconds. Default: 5 minutes.
     ttl_s: Option<u64>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = PublishedName)]
 struct PublishedView {
     #[serde(flatten)]
     record: RecordView,
     announced: Vec<AnnouncedView>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = AnnouncedName)]
 struct AnnouncedView {
     router: &'static str,
+    /// Null: the router took it.
     error: Option<String>,
 }
 
-/// Signs, keeps and announces. A router that does not take the record is named; the record is announced again later.
-pub async fn publish(Extract(state): Extract<State>, request: Request) -> Result<Response, Problem> {
-    let asked = Json::<Asked>::from_request(request, &state).await;
-    let Json(asked) = asked.map_err(|rejection: JsonRejection| Problem::bad_request(rejection.body_text()))?;
+/// Sign, keep and announce a record
+///
+/// A router that does not take it is named; the record is announced again later, and signed anew before it expires.
+#[utoipa::path(
+    post, path = "/names", tag = "names", request_body = Asked,
+    responses(
+        (status = 200, body = PublishedView),
+        (status = 413, description = "The body is too large."),
+        (status = 415, description = "The body is not JSON."),
+        (status = 422, description = "The body does not fit."),
+        (status = 507, description = "The store is full or cannot be written."),
+    )
+)]
+pub async fn publish(Extract(state): Extract<State>, Json(asked): Json<Asked>) -> Result<Response, Problem> {
     if !asked.path.starts_with('/') {
         return Err(Problem::bad_request("path is /ipfs/CID[/path] or /ipns/NAME[/path]"));
     }

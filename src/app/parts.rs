@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::{Routers, StartError};
 use super::token::Check;
+use super::{Routers, StartError};
 use crate::blockstore::{self, Blocks};
 use crate::config::Settings;
 use crate::db::{self, Database};
+use crate::gateway::host::{Hosts, HostsError};
 use crate::record::live::Feed;
 use crate::retriever::{self, Retriever};
 use crate::routing::{NameRouter, RouterKind};
@@ -83,13 +84,21 @@ pub fn listener(settings: &Settings) -> listener::Config {
     }
 }
 
-pub fn gateway(settings: &Settings) -> gateway::Config {
-    gateway::Config {
+pub fn gateway(settings: &Settings) -> Result<gateway::Config, HostsError> {
+    Ok(gateway::Config {
         concurrent_requests: u32::try_from(settings.limits.concurrent_requests).unwrap_or(u32::MAX),
         first_byte_timeout: settings.limits.retrieval_timeout,
         request_timeout: settings.limits.request_timeout,
+        subdomain_hosts: Hosts::parse(&settings.subdomain_host)?,
+        trusted_proxies: settings.trusted_proxy.clone(),
         ..Default::default()
-    }
+    })
+}
+
+/// Where a proxy tunnel to the gateway may lead: to hosts that the gateway serves.
+pub fn tunnels(settings: &Settings) -> Result<listener::TunnelCheck, HostsError> {
+    let hosts = Hosts::parse(&settings.subdomain_host)?;
+    Ok(Arc::new(move |authority: &str| hosts.serves(authority)))
 }
 
 /// What names are resolved with. Looks up the name of a DNS-over-HTTPS server, if that is the resolver.
@@ -155,7 +164,9 @@ pub struct Admin<'a> {
 
 impl Admin<'_> {
     pub fn router(&self) -> axum::Router {
-        api::admin_router(self.api_state(), dashboard::router(self.dashboard_state()))
+        let pages =
+            dashboard::router(self.dashboard_state()).merge(dashboard::reference(&api::openapi::rendered().json));
+        api::admin_router(self.api_state(), pages)
     }
 
     fn api_state(&self) -> api::State {

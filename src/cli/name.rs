@@ -63,8 +63,9 @@ async fn put(common: &Common, name: &str, path: PathBuf) -> Result<(), CliError>
     let name: IpnsName = name.parse().map_err(CliError::usage)?;
     let bytes = read(&path).await?;
     // Refused here already, so that no server needs to run to learn why.
-    let record = Record::verify(&name, &bytes.clone().into(), std::time::SystemTime::now())
-        .map_err(|error| CliError::failed(format!("{}: {error}", path.display())).hint(format!("nothing was kept for {name}")))?;
+    let record = Record::verify(&name, &bytes.clone().into(), std::time::SystemTime::now()).map_err(|error| {
+        CliError::failed(format!("{}: {error}", path.display())).hint(format!("nothing was kept for {name}"))
+    })?;
     let connection = Connection::open(common, Network::Peers).await?;
     let request = connection.api(Method::PUT, &format!("names/{name}"));
     let answer = connection.send(request.header(CONTENT_TYPE, RECORD).body(bytes)).await;
@@ -101,9 +102,8 @@ async fn publish(
     lifetime: Duration,
     ttl: Duration,
 ) -> Result<(), CliError> {
-    let value = ContentPath::parse_text(path).map_err(|error| {
-        CliError::usage(error).hint("write /ipfs/CID[/path] or /ipns/NAME[/path]")
-    })?;
+    let value = ContentPath::parse_text(path)
+        .map_err(|error| CliError::usage(error).hint("write /ipfs/CID[/path] or /ipns/NAME[/path]"))?;
     let connection = Connection::open(common, Network::Peers).await?;
     let body = json!({
         "path": value.to_string(),
@@ -133,7 +133,8 @@ async fn resolve(common: &Common, name: &str, timeout: Option<Duration>) -> Resu
     let (root, rest) = bare.split_once('/').unwrap_or((bare, ""));
     let root: Name = root.parse().map_err(CliError::usage)?;
     let connection = Connection::open(common, Network::Peers).await?;
-    let mut request = connection.api(Method::GET, &format!("names/{}", utf8_percent_encode(&root.to_string(), NON_ALPHANUMERIC)));
+    let mut request =
+        connection.api(Method::GET, &format!("names/{}", utf8_percent_encode(&root.to_string(), NON_ALPHANUMERIC)));
     if let Some(timeout) = timeout {
         request = request.timeout(timeout);
     }

@@ -156,7 +156,15 @@ impl Database {
     /// # Errors
     /// When the database is away, busy for 10 s, or refuses a row; then nothing of the batch is stored.
     pub async fn import(&self, batch: &[Measured]) -> Result<Vec<Imported>, DbError> {
-        self.write(|db| async move { store(&db, batch).await }).await
+        let writer = self.shared.direct.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let writer = writer.ok_or_else(|| match self.state() {
+            DbState::Down { reason, since } => DbError::Down { reason, since },
+            DbState::Up { since, .. } => DbError::Down { reason: "it is open for reading only".to_owned(), since },
+        })?;
+        match tokio::time::timeout(TIMEOUT, store(&writer, batch)).await {
+            Ok(stored) => Ok(stored?),
+            Err(_) => Err(DbError::Timeout(TIMEOUT)),
+        }
     }
 }
 

@@ -9,9 +9,12 @@ use http::StatusCode;
 use thiserror::Error;
 
 use super::format::FormatError;
+use super::host::HostError;
+use super::redirects::RedirectsError;
 use crate::blockstore::StoreError;
 use crate::dag::archive::ArchiveError;
 use crate::dag::{CarError, DirectoryError, ReadError, ResolveError, WalkError};
+use crate::denylist::Denied;
 use crate::ipld::path::PathError;
 use crate::ipld::unixfs::UnixFsError;
 use crate::ipld::{Cid, codec};
@@ -31,6 +34,17 @@ pub enum GatewayError {
     Path { path: String, error: PathError },
     #[error(transparent)]
     Format(#[from] FormatError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The site's `_redirects` cannot be followed.
+    #[error(transparent)]
+    Redirects(#[from] RedirectsError),
+    #[error("could not read _redirects: {0}")]
+    RedirectsFile(Box<GatewayError>),
+    #[error("_redirects serves {to:?} for this path, and that is not a file of the site")]
+    RedirectsTarget { to: String },
+    #[error("{path} is not served here: a denylist names it")]
+    Denied { path: String, denied: Denied },
     #[error("there is nothing at this address; content is under /ipfs/ and /ipns/")]
     NoRoute,
     #[error("only GET, HEAD and OPTIONS are answered here")]
@@ -51,7 +65,9 @@ pub enum GatewayError {
     )]
     Mismatch { cid: Cid, codec: u64, wanted: &'static str },
     /// A browser asks for the script of a service worker that would rule every site of this origin.
-    #[error("a service worker cannot be registered at a content root: its scope would be other people's content")]
+    #[error(
+        "a service worker cannot be registered at a content root: its scope would be other people's content; use the root's own origin"
+    )]
     ServiceWorker,
     /// dag-pb that says it is UnixFS and is not.
     #[error("{cid} is damaged: {error}")]
@@ -134,6 +150,18 @@ impl GatewayError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Path { .. } => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),
+            Self::Host(HostError::Path { .. }) => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),
+            Self::Host(_) => Fault::new(StatusCode::BAD_REQUEST, "bad_host"),
+            Self::Redirects(_) => Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "bad_redirects"),
+            Self::RedirectsFile(error) => {
+                let Fault { retry_after, phase, providers, .. } = error.fault();
+                let fault = Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "bad_redirects");
+                Fault { retry_after, phase, providers, ..fault }
+            }
+            Self::RedirectsTarget { .. } => {
+                Fault::new(StatusCode::NOT_FOUND, "no_link").ended(Outcome::NotFound).at(Phase::Resolve)
+            }
+            Self::Denied { denied, .. } => refused(*denied),
             Self::Format(FormatError::Parameter { .. }) => Fault::new(StatusCode::BAD_REQUEST, "bad_parameter"),
             Self::Format(_) => Fault::new(StatusCode::NOT_ACCEPTABLE, "bad_format"),
             Self::NoRoute => Fault::new(StatusCode::NOT_FOUND, "no_route"),
@@ -229,6 +257,14 @@ fn resolve(error: &ResolveError) -> Fault {
     }
 }
 
+/// 410, or 451 where the list says that the law is the reason (path-gateway specification).
+fn refused(denied: Denied) -> Fault {
+    match denied.legal {
+        true => Fault::new(StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, "denied_legal"),
+        false => Fault::new(StatusCode::GONE, "denied"),
+    }
+}
+
 fn read(error: &ReadError) -> Fault {
     match error {
         ReadError::Fetch(error) => fetch(error),
@@ -277,6 +313,7 @@ fn fetch(error: &FetchError) -> Fault {
         FetchError::NotLocal { cid } => {
             Fault::new(StatusCode::NOT_FOUND, "not_local").of(cid).ended(Outcome::NotFound).at(Phase::Fetch)
         }
+        FetchError::Denied { cid, denied } => refused(*denied).of(cid),
         FetchError::Unsupported { cid, .. } => Fault::new(StatusCode::BAD_REQUEST, "unsupported_cid").of(cid),
         FetchError::Stopping => Fault::new(StatusCode::SERVICE_UNAVAILABLE, "stopping").retry(RETRY_STOPPING),
         FetchError::Store(error) => match &**error {

@@ -10,3 +10,4 @@ pub(super) mod file;
 pub(super) mod ipns_record;
 mod multipart;
 pub(super) mod raw;
+pub(super) mod redirects;

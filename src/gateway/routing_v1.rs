@@ -9,10 +9,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::routing::any;
-use axum::Router;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -148,8 +148,9 @@ async fn peers(State(gateway): Shared, Path(text): Path<String>, asked: Asked) -
         return reply;
     }
     let answered = async {
-        let name: IpnsName =
-            text.parse().map_err(|_| refusal(StatusCode::UNPROCESSABLE_ENTITY, format!("{text:?} is not a peer ID")))?;
+        let name: IpnsName = text
+            .parse()
+            .map_err(|_| refusal(StatusCode::UNPROCESSABLE_ENTITY, format!("{text:?} is not a peer ID")))?;
         let (routing, _permit) = enter(&gateway)?;
         let peer = name.peer();
         let mut merged = Provider { peer, addrs: Vec::new(), transports: Vec::new(), source: RouterKind::Dht };
@@ -172,7 +173,8 @@ async fn peers(State(gateway): Shared, Path(text): Path<String>, asked: Asked) -
         merged.transports.sort();
         merged.transports.dedup();
         let found = Some(merged).filter(|_| known);
-        let found: Vec<Provider> = found.and_then(|peer| Filter::read(asked.uri.query()).apply(peer)).into_iter().collect();
+        let found: Vec<Provider> =
+            found.and_then(|peer| Filter::read(asked.uri.query()).apply(peer)).into_iter().collect();
         if wants_ndjson(&asked.headers) {
             return Ok(lines(futures::stream::iter(found).boxed()).await);
         }
@@ -211,11 +213,7 @@ async fn closest(State(gateway): Shared, Path(text): Path<String>, asked: Asked)
     finish(answered.await)
 }
 
-async fn ipns(
-    State(gateway): Shared,
-    Path(text): Path<String>,
-    request: Request,
-) -> Reply {
+async fn ipns(State(gateway): Shared, Path(text): Path<String>, request: Request) -> Reply {
     let mut reply = match *request.method() {
         Method::GET | Method::HEAD => {
             let (parts, _) = request.into_parts();
@@ -273,9 +271,9 @@ async fn put_record(gateway: &Gateway, text: &str, request: Request) -> Result<R
         return Err(refusal(StatusCode::NOT_ACCEPTABLE, format!("records are taken as {IPNS_RECORD}")));
     }
     let (_, _permit) = enter(gateway)?;
-    let bytes = axum::body::to_bytes(request.into_body(), MAX_RECORD).await.map_err(|_| {
-        refusal(StatusCode::PAYLOAD_TOO_LARGE, format!("a record has at most {MAX_RECORD} bytes"))
-    })?;
+    let bytes = axum::body::to_bytes(request.into_body(), MAX_RECORD)
+        .await
+        .map_err(|_| refusal(StatusCode::PAYLOAD_TOO_LARGE, format!("a record has at most {MAX_RECORD} bytes")))?;
     match gateway.state.names.put(&name, bytes).await {
         Ok(_) => Ok(Response::new(Body::empty())),
         Err(error @ NameError::Invalid { .. }) => Err(refusal(StatusCode::BAD_REQUEST, error.to_string())),
@@ -411,12 +409,14 @@ fn wants_ndjson(headers: &HeaderMap) -> bool {
 }
 
 fn accepts_record(headers: &HeaderMap) -> bool {
-    !headers.contains_key(ACCEPT) || media(headers).any(|media| matches!(media.as_str(), IPNS_RECORD | "*/*" | "application/*"))
+    !headers.contains_key(ACCEPT)
+        || media(headers).any(|media| matches!(media.as_str(), IPNS_RECORD | "*/*" | "application/*"))
 }
 
 /// What `Accept` names, weights of 0 left out.
 fn media(headers: &HeaderMap) -> impl Iterator<Item = String> {
-    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let values =
+        headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     values.filter_map(|media| {
         let mut pieces = media.split(';').map(str::trim);
         let essence = pieces.next()?.to_ascii_lowercase();
@@ -458,7 +458,12 @@ fn finish(answered: Result<Reply, Refusal>) -> Reply {
         let out = reply.headers_mut();
         out.insert(CONTENT_TYPE, TEXT);
         out.insert(CACHE_CONTROL, headers::NO_STORE);
-        let passing = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT];
+        let passing = [
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::BAD_GATEWAY,
+            StatusCode::GATEWAY_TIMEOUT,
+        ];
         if passing.contains(&status) {
             out.insert(RETRY_AFTER, HeaderValue::from(RETRY_BUSY));
         }

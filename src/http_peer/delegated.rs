@@ -53,7 +53,10 @@ impl DelegatedMetrics {
         let counter = |name, help| metrics.register(name, help, Counter::default());
         Self {
             requests: counter("delegated_requests", "Requests sent to delegated routers"),
-            failures: counter("delegated_failures", "Requests to delegated routers that ended in an error or a timeout"),
+            failures: counter(
+                "delegated_failures",
+                "Requests to delegated routers that ended in an error or a timeout",
+            ),
             providers: counter("delegated_providers", "Provider records received from delegated routers"),
         }
     }

@@ -111,7 +111,8 @@ impl NameRouter for Dht {
 
     fn correct(&self, name: &IpnsName, value: Bytes, peers: Vec<PeerId>) {
         // A queue that is full has better things to carry.
-        let _ = self.commands.try_send(Command::Records(RecordCommand::Correct { key: name.routing_key(), value, peers }));
+        let _ =
+            self.commands.try_send(Command::Records(RecordCommand::Correct { key: name.routing_key(), value, peers }));
     }
 }
 

@@ -1,6 +1,7 @@
 //! The admin listener through its router: the REST API, who may use it, and the pages.
 
 mod access;
+mod names;
 mod rest;
 mod webgpu;
 
@@ -20,8 +21,8 @@ use tidegate::blockstore::{self, Blocks};
 use tidegate::dashboard::{self, NodeSnapshot};
 use tidegate::db::{self, Database};
 use tidegate::ipld::cid;
+use tidegate::names::{Config as NamesConfig, NameStore, NsMap, Parts, Resolver};
 use tidegate::record::live::Feed;
-use tidegate::names::{self, NameStore, NsMap, Parts, Resolver};
 use tidegate::record::{
     Attempt, AttemptOutcome, EventKind, Origin, Outcome, Phase, Policy, RetrievalEvent, RetrievalId, RetrievalRecord,
     SessionReport, Transport,
@@ -119,7 +120,7 @@ impl Admin {
             lab: tidegate::webgpu::Lab::new(&metrics),
             names: Resolver::new(
                 Parts {
-                    config: names::Config::default(),
+                    config: NamesConfig::default(),
                     map: NsMap::parse("fixed.example:/ipfs/bafkqaaa").unwrap(),
                     store: NameStore::open(dir.path()),
                     routers: Vec::new(),
@@ -152,7 +153,6 @@ impl Admin {
             }),
             gateway: "http://127.0.0.1:8080".to_owned(),
             compare_share: 0.0,
-            facts: Facts { delegated_routers: 0, dht: false, offline: true },
             host: Arc::new(dashboard::Host {
                 blocks: blocks.clone(),
                 config: serde_json::json!({"gateway": "127.0.0.1:8080", "limits": {"drain-timeout": "30s"}}),
@@ -163,7 +163,9 @@ impl Admin {
                 admin: "http://127.0.0.1:8090".to_owned(),
                 peer_addrs: Arc::new(|| vec!["/ip4/127.0.0.1/tcp/4001".to_owned()]),
             }),
+            facts: Facts { delegated_routers: 0, dht: false, offline: true },
         });
+        let pages = pages.merge(dashboard::reference(&api::openapi::rendered().json));
         Self { router: api::admin_router(state, pages), db, blocks, draining, feed, _dir: dir, supervisor }
     }
 
@@ -611,6 +613,7 @@ async fn every_answer_has_the_security_headers_and_no_page_runs_anything_inline(
         one.as_str(),
         "/retrievals/0",
         "/no",
+        "/api",
         "/api/v1/no",
     ] {
         let answer = admin.get(path).await;

@@ -9,6 +9,7 @@ mod db;
 mod discovery;
 mod gateway;
 mod names;
+mod network_pages;
 mod p2p;
 mod reports;
 mod retriever;

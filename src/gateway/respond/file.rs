@@ -38,7 +38,7 @@ pub(in super::super) async fn respond(
     let name = match (&visit.ask.filename, is_index) {
         (Some(name), _) => Some(name.clone()),
         (None, true) => Some("index.html".to_owned()),
-        (None, false) => visit.ask.name().map(str::to_owned),
+        (None, false) => visit.name().map(str::to_owned),
     };
     let by_name = name.as_deref().and_then(content_type::by_name);
     let size = crate::dag::reader::file_size(block)?;

@@ -26,11 +26,25 @@ pub type ClosestReply = oneshot::Sender<Result<Vec<Provider>, RoutingError>>;
 /// What names ask of the DHT.
 #[derive(Debug)]
 pub enum RecordCommand {
-    Get { key: Vec<u8>, reply: mpsc::Sender<Result<FoundRecord, RoutingError>> },
-    Put { key: Vec<u8>, value: Bytes, reply: oneshot::Sender<Result<(), RoutingError>> },
+    Get {
+        key: Vec<u8>,
+        reply: mpsc::Sender<Result<FoundRecord, RoutingError>>,
+    },
+    Put {
+        key: Vec<u8>,
+        value: Bytes,
+        reply: oneshot::Sender<Result<(), RoutingError>>,
+    },
     /// To these peers only; nobody waits.
-    Correct { key: Vec<u8>, value: Bytes, peers: Vec<PeerId> },
-    Closest { key: Vec<u8>, reply: ClosestReply },
+    Correct {
+        key: Vec<u8>,
+        value: Bytes,
+        peers: Vec<PeerId>,
+    },
+    Closest {
+        key: Vec<u8>,
+        reply: ClosestReply,
+    },
 }
 
 /// A query under way.
@@ -219,7 +233,8 @@ impl EventLoop {
             self.metrics.refused_records.inc();
             return;
         }
-        record.expires = record.expires.or_else(|| Instant::now().checked_add(std::time::Duration::from_secs(48 * 3600)));
+        record.expires =
+            record.expires.or_else(|| Instant::now().checked_add(std::time::Duration::from_secs(48 * 3600)));
         // A full store is the store's own bound.
         let _ = kad.store_mut().put(record);
     }

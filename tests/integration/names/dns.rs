@@ -108,7 +108,8 @@ async fn links_are_followed_their_segments_kept_and_the_shortest_ttl_counts() {
 
 #[tokio::test]
 async fn no_name_no_link_and_a_wrong_link_are_told_apart_and_remembered() {
-    let dns = Dns::new(&[("none.example", 60, &["v=spf1 -all"]), ("wrong.example", 60, &["dnslink=/ipfs/nonsense"])]).await;
+    let dns =
+        Dns::new(&[("none.example", 60, &["v=spf1 -all"]), ("wrong.example", 60, &["dnslink=/ipfs/nonsense"])]).await;
     let world = world(&dns);
     for _ in 0..3 {
         assert!(matches!(world.path("/ipns/gone.example").await, Err(NameError::NoLink { .. })));
@@ -121,11 +122,9 @@ async fn no_name_no_link_and_a_wrong_link_are_told_apart_and_remembered() {
 
 #[tokio::test]
 async fn a_loop_of_links_ends_with_its_own_error_after_32_names() {
-    let dns = Dns::new(&[
-        ("a.example", 60, &["dnslink=/ipns/b.example"]),
-        ("b.example", 60, &["dnslink=/ipns/a.example"]),
-    ])
-    .await;
+    let dns =
+        Dns::new(&[("a.example", 60, &["dnslink=/ipns/b.example"]), ("b.example", 60, &["dnslink=/ipns/a.example"])])
+            .await;
     assert!(matches!(world(&dns).path("/ipns/a.example").await, Err(NameError::Recursion { .. })));
     assert_eq!(dns.questions(), 2);
 }

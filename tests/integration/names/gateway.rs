@@ -83,7 +83,11 @@ async fn the_record_itself_is_served() {
     assert!(etag.starts_with('"') && etag.ends_with('"'));
     let again = gateway.ask("GET", &format!("{path}?format=ipns-record"), &[("if-none-match", &etag)]).await;
     assert_eq!(again.status.as_u16(), 304);
-    for wrong in [format!("{path}/a?format=ipns-record"), "/ipns/fixed.example?format=ipns-record".into(), "/ipfs/bafkqaaa?format=ipns-record".into()] {
+    for wrong in [
+        format!("{path}/a?format=ipns-record"),
+        "/ipns/fixed.example?format=ipns-record".into(),
+        "/ipfs/bafkqaaa?format=ipns-record".into(),
+    ] {
         assert_eq!(gateway.get(&wrong).await.status.as_u16(), 400, "{wrong}");
     }
 }

@@ -90,6 +90,7 @@ impl Server {
             retriever: Retriever::local(blocks.clone()),
             names: names.resolver.clone(),
             routing: Some(routing),
+            denylists: tidegate::denylist::Denylists::default(),
             sink: Arc::new(NoRecords),
             config: gateway::Config::default(),
             is_admin_token: Arc::new(|_| false),
@@ -105,7 +106,12 @@ impl Server {
         let response = self.router.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
-        Answer { status: parts.status, headers: parts.headers, body: String::from_utf8_lossy(&body).into_owned(), bytes: body }
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: String::from_utf8_lossy(&body).into_owned(),
+            bytes: body,
+        }
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -128,7 +134,10 @@ impl Answer {
 
 #[tokio::test]
 async fn providers_come_as_json_and_as_ndjson_only_where_it_is_asked_for() {
-    let known = vec![provider("/ip4/192.0.2.1/tcp/4001", &["transport-bitswap"]), provider("/ip4/192.0.2.2/udp/1/quic-v1", &[])];
+    let known = vec![
+        provider("/ip4/192.0.2.1/tcp/4001", &["transport-bitswap"]),
+        provider("/ip4/192.0.2.2/udp/1/quic-v1", &[]),
+    ];
     let server = Server::new(known.clone());
     let answer = server.get(&format!("/providers/{CID}")).await;
     assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, "application/json"));
@@ -141,7 +150,8 @@ async fn providers_come_as_json_and_as_ndjson_only_where_it_is_asked_for() {
     assert_eq!(first["Addrs"][0], "/ip4/192.0.2.1/tcp/4001");
     assert_eq!(json["Providers"].as_array().unwrap().len(), 2);
 
-    let lines = server.ask("GET", &format!("/providers/{CID}"), &[("accept", "application/x-ndjson")], Bytes::new()).await;
+    let lines =
+        server.ask("GET", &format!("/providers/{CID}"), &[("accept", "application/x-ndjson")], Bytes::new()).await;
     assert_eq!(lines.header("content-type"), "application/x-ndjson");
     assert_eq!(lines.body.lines().count(), 2);
     let any = server.ask("GET", &format!("/providers/{CID}"), &[("accept", "*/*")], Bytes::new()).await;
@@ -202,7 +212,8 @@ async fn records_are_put_and_served_with_their_age() {
     let none = server.get(&path).await;
     assert_eq!((none.status.as_u16(), none.header("content-type")), (200, "text/plain; charset=utf-8"));
 
-    let put = async |kind: &str, body: Bytes| server.ask("PUT", &path, &[("content-type", kind)], body).await.status.as_u16();
+    let put =
+        async |kind: &str, body: Bytes| server.ask("PUT", &path, &[("content-type", kind)], body).await.status.as_u16();
     assert_eq!(put("application/json", record.bytes().clone()).await, 406);
     assert_eq!(put(super::RECORD, Bytes::from_static(b"garbage")).await, 400);
     assert_eq!(put(super::RECORD, Bytes::from(vec![0; 10_241])).await, 413);
