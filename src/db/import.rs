@@ -1,7 +1,8 @@
 //! Measurements of other test tools: rows of `test_results` with what was measured in them. All of a batch, or nothing.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::SystemTime;
+use std::sync::PoisonError;
+use std::time::{Duration, SystemTime};
 
 use sea_orm::ActiveValue::Set;
 use sea_orm::sea_query::{Expr, OnConflict};
@@ -12,10 +13,12 @@ use sea_orm::{
 use serde::Serialize;
 
 use super::entity::{acceleration_result, hardware_platform, model, test_result, webgpu_metric};
-use super::{Database, DbError, rows};
+use super::{Database, DbError, DbState, rows};
 use crate::ipld::Cid;
 use crate::record::{CacheState, Origin, Outcome, Policy, Source};
 
+/// The longest that an import may wait for the writer and write.
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// How far from its start an imported transfer's key may lie: keys are microseconds of the start and must be free.
 const MAX_KEY_SHIFT: i64 = 100_000;
 
@@ -154,7 +157,7 @@ impl Database {
     /// batch can be sent again.
     ///
     /// # Errors
-    /// When the database is away, busy for 10 s, or refuses a row; then nothing of the batch is stored.
+    /// When the database is away, busy for 30 s, or refuses a row; then nothing of the batch is stored.
     pub async fn import(&self, batch: &[Measured]) -> Result<Vec<Imported>, DbError> {
         let writer = self.shared.direct.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let writer = writer.ok_or_else(|| match self.state() {
