@@ -52,8 +52,8 @@ async fn each_wrong_request_has_its_status() {
     let (file, _) = world.file(b"x").await;
     let file = file.cid;
     let encode = |codec, bytes: &'static [u8]| Block::encode(codec, HashCode::Sha2_256, bytes.into()).unwrap();
-    // The empty map in dag-cbor; dag-pb whose UnixFS data has a type that does not exist.
-    // A git object: a codec that nothing here reads.
+    // The empty map in dag-cbor; dag-pb whose UnixFS data has a type that does not exist; a git object, a codec that nothing
+    // here reads.
     let blocks =
         vec![encode(codec::DAG_CBOR, b"\xa0"), encode(codec::DAG_PB, b"\x0a\x02\x08\x63"), encode(0x78, b"blob 0\0")];
     let (map, damaged, git) = (*blocks[0].cid(), *blocks[1].cid(), *blocks[2].cid());
