@@ -25,7 +25,7 @@ use crate::names;
 use crate::record::live::Feed;
 use crate::record::{NoRecords, RecordSink};
 use crate::retriever::Retriever;
-use crate::routing::ContentRouter;
+use crate::routing::{ContentRouter, NameRouter, PeerRouter};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 use crate::topology;
@@ -124,17 +124,17 @@ impl App {
             let serve = blocks.clone();
             Some(p2p::Node::start(&parts::node(&settings), &data_dir, serve, &metrics, &stages.node).await?)
         };
-        let routers = content_routers(&settings, node.as_ref(), &metrics)?;
+        let routers = Routers::new(&settings, node.as_ref(), &metrics)?;
         let exchange = node.clone().map(|node| Arc::new(node) as Arc<dyn Exchange>);
         let retriever = Retriever::new(
             &parts::retriever(&settings),
             blocks.clone(),
             exchange,
-            routers,
+            routers.content.clone(),
             &metrics,
             &stages.retriever,
         );
-        let names = parts::names(&settings, &data_dir, name_routers(&settings, node.as_ref(), &metrics)?)?;
+        let names = parts::names(&settings, &data_dir, routers.names.clone())?;
         let names = names::Resolver::new(names, &metrics, &stages.retriever)?;
 
         let database = match parts::database(&settings) {
@@ -165,6 +165,7 @@ impl App {
         let state = gateway::State {
             retriever: retriever.clone(),
             names: names.clone(),
+            routing: settings.routing_v1.then(|| parts::routing_v1(&routers, &blocks, node.as_ref())),
             sink: sink.clone(),
             config: parts::gateway(&settings),
             is_admin_token: token.check(),
@@ -180,6 +181,7 @@ impl App {
             tokens: tokens(&data_dir),
             blocks: blocks.clone(),
             retriever: retriever.clone(),
+            names,
             node: node.clone(),
             database: database.clone(),
             metrics: metrics.clone(),
@@ -323,28 +325,31 @@ async fn bind(name: &'static str, address: SocketAddr) -> Result<TcpListener, St
     TcpListener::bind(address).await.map_err(|error| StartError::Bind { name, address, error })
 }
 
-/// Routers in the order in which the standard policy asks them: configured peers, local network, delegated, DHT.
-fn content_routers(
-    settings: &Settings,
-    node: Option<&p2p::Client>,
-    metrics: &Metrics,
-) -> Result<Vec<Arc<dyn ContentRouter>>, StartError> {
-    let mut routers = node.map(p2p::Client::routers).unwrap_or_default();
-    if !settings.offline {
-        let counters = DelegatedMetrics::new(metrics);
-        for url in &settings.router {
-            routers.push(Arc::new(DelegatedRouter::new(url, counters.clone())?));
-        }
-    }
-    routers.sort_by_key(|router| router.kind());
-    Ok(routers)
+/// Everything that knows who has what, where names lead, and where peers are.
+struct Routers {
+    /// In the order in which the standard policy asks them: configured peers, local network, delegated, DHT.
+    content: Vec<Arc<dyn ContentRouter>>,
+    names: Vec<Arc<dyn NameRouter>>,
+    peers: Vec<Arc<dyn PeerRouter>>,
 }
 
-/// Where records of names are kept: delegated routers, the DHT.
-fn name_routers(
-    _settings: &Settings,
-    _node: Option<&p2p::Client>,
-    _metrics: &Metrics,
-) -> Result<Vec<Arc<dyn crate::routing::NameRouter>>, StartError> {
-    Ok(Vec::new())
+impl Routers {
+    fn new(settings: &Settings, node: Option<&p2p::Client>, metrics: &Metrics) -> Result<Self, StartError> {
+        let mut routers = Self {
+            content: node.map(p2p::Client::routers).unwrap_or_default(),
+            names: node.map(p2p::Client::name_routers).unwrap_or_default(),
+            peers: node.map(p2p::Client::peer_routers).unwrap_or_default(),
+        };
+        if !settings.offline {
+            let counters = DelegatedMetrics::new(metrics);
+            for url in &settings.router {
+                let router = Arc::new(DelegatedRouter::new(url, counters.clone())?);
+                routers.content.push(router.clone());
+                routers.names.push(router.clone());
+                routers.peers.push(router);
+            }
+        }
+        routers.content.sort_by_key(|router| router.kind());
+        Ok(routers)
+    }
 }

@@ -87,6 +87,8 @@ pub struct Settings {
     pub admin_host: Vec<String>,
     /// Hosts that serve content by subdomain. Read and shown; the subdomain gateway itself comes with a later release.
     pub subdomain_host: Vec<String>,
+    /// Answer `/routing/v1` on the gateway (Delegated Routing V1): others may ask for providers, peers and names.
+    pub routing_v1: bool,
     /// Budget of the cache's memory tier.
     pub cache_memory: ByteSize,
     /// Budget of the cache's disk tier. 0 switches it off.
@@ -161,6 +163,7 @@ impl Default for Settings {
             admin_token_file: None,
             admin_host: Vec::new(),
             subdomain_host: vec!["localhost".to_owned()],
+            routing_v1: false,
             cache_memory: ByteSize::mib(128),
             cache_disk: ByteSize::gib(10),
             limits: Limits::default(),

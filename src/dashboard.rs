@@ -23,6 +23,7 @@ mod system;
 mod topology;
 mod verdict;
 mod waterfall;
+mod webgpu;
 
 use std::sync::Arc;
 
@@ -82,6 +83,7 @@ pub fn router(state: State) -> Router {
         .route("/partials/retrievals", get(retrievals::partial))
         .route("/content", get(content::page))
         .route("/system", get(system::page))
+        .route("/webgpu", get(webgpu::page))
         .route("/static/{*path}", get(assets::serve))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)

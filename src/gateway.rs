@@ -18,6 +18,7 @@ mod page;
 mod problem;
 pub mod range;
 mod respond;
+mod routing_v1;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,8 @@ use crate::record::RecordSink;
 use crate::retriever::Retriever;
 use crate::telemetry::Metrics;
 use metrics::Counts;
+
+pub use routing_v1::{OwnAddresses, Routing};
 
 /// Limits of the gateway.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -72,6 +75,8 @@ pub type TokenCheck = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 pub struct State {
     pub retriever: Retriever,
     pub names: Resolver,
+    /// What `/routing/v1` answers from; `None`: it does not.
+    pub routing: Option<Routing>,
     pub sink: Arc<dyn RecordSink>,
     pub config: Config,
     /// Who presents such a token as a bearer may choose `?policy=`.
@@ -86,7 +91,9 @@ pub fn router(state: State, metrics: &Metrics) -> Router {
         counts: counts.clone(),
         state,
     });
+    let routing = gateway.state.routing.is_some().then(routing_v1::router).unwrap_or_default();
     Router::new()
+        .merge(routing)
         .route("/", any(handler::home))
         .route("/ipfs", any(handler::open))
         .route("/ipfs/", any(handler::open))

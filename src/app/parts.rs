@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::StartError;
+use super::{Routers, StartError};
 use super::token::Check;
 use crate::blockstore::{self, Blocks};
 use crate::config::Settings;
@@ -109,6 +109,25 @@ pub fn names(
     })
 }
 
+/// What `/routing/v1` answers from. Configured peers and those of the local network are asked for everything by the
+/// retriever; nobody said that they have it, so they are not named to others.
+pub fn routing_v1(routers: &Routers, blocks: &Arc<Blocks>, node: Option<&p2p::Client>) -> gateway::Routing {
+    let known = |kind| matches!(kind, RouterKind::Delegated | RouterKind::Dht);
+    let own = node.cloned().map(|node| {
+        let own: gateway::OwnAddresses = Arc::new(move || {
+            let addrs = node.external_addrs().into_iter().chain(node.listen_addrs());
+            (node.peer_id(), addrs.collect())
+        });
+        own
+    });
+    gateway::Routing {
+        content: routers.content.iter().filter(|router| known(router.kind())).cloned().collect(),
+        peers: routers.peers.clone(),
+        blocks: blocks.clone(),
+        own,
+    }
+}
+
 /// What the configuration says about routers, for recommendations.
 pub fn facts(settings: &Settings) -> Facts {
     Facts { delegated_routers: settings.router.len(), dht: !settings.no_dht, offline: settings.offline }
@@ -125,6 +144,7 @@ pub struct Admin<'a> {
     pub tokens: api::Tokens,
     pub blocks: Arc<Blocks>,
     pub retriever: Retriever,
+    pub names: names::Resolver,
     pub node: Option<p2p::Client>,
     pub database: Option<Database>,
     pub metrics: Metrics,
@@ -142,6 +162,7 @@ impl Admin<'_> {
         api::State {
             blocks: self.blocks.clone(),
             retriever: self.retriever.clone(),
+            names: self.names.clone(),
             node: self.node.clone(),
             db: self.database.clone(),
             metrics: self.metrics.clone(),
@@ -153,6 +174,7 @@ impl Admin<'_> {
             feed: self.feed.clone(),
             started: Instant::now(),
             access: self.access(),
+            lab: crate::webgpu::Lab::new(&self.metrics),
         }
     }
 

@@ -81,6 +81,9 @@ pub struct Overrides {
     /// Host that serves content by subdomain; may be repeated; no effect yet [default: localhost]
     #[arg(long, env = "TIDEGATE_SUBDOMAIN_HOST", value_name = "HOST", value_delimiter = ',')]
     pub subdomain_host: Vec<String>,
+    /// Answer /routing/v1 on the gateway: others may ask for providers, peers and names
+    #[arg(long, env = "TIDEGATE_ROUTING_V1")]
+    pub routing_v1: bool,
     /// Memory tier of the cache [default: 128MiB]
     #[arg(long, env = "TIDEGATE_CACHE_MEMORY", value_name = "SIZE")]
     pub cache_memory: Option<ByteSize>,
@@ -131,6 +134,7 @@ impl Overrides {
         maybe(&self.admin_token_file, &mut settings.admin_token_file);
         list(&self.admin_host, &mut settings.admin_host);
         list(&self.subdomain_host, &mut settings.subdomain_host);
+        settings.routing_v1 |= self.routing_v1;
         one(&self.cache_memory, &mut settings.cache_memory);
         one(&self.cache_disk, &mut settings.cache_disk);
         Ok(())

@@ -9,6 +9,7 @@ const PAGES: &[(&str, &str, &str)] = &[
     ("/peers", "Peers", "p"),
     ("/topology", "Topology", "t"),
     ("/content", "Content", "c"),
+    ("/webgpu", "WebGPU", "w"),
     ("/system", "System", "s"),
 ];
 

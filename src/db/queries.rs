@@ -7,6 +7,7 @@ mod network;
 mod overview;
 mod retrievals;
 mod series;
+mod webgpu;
 
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +23,7 @@ pub use self::overview::{ByTier, CacheHits, MinutePoint, Outcomes, Overview, Pea
 pub use self::retrievals::{
     AttemptRow, Detail, EventRow, Page, RetrievalBrief, RetrievalFilter, RetrievalRow, canonical_cid,
 };
+pub use self::webgpu::{LabRow, LabRunRow, ModelRow};
 use super::rows;
 
 /// The most rows of one page of a list.
@@ -59,6 +61,7 @@ pub fn statements(backend: DbBackend) -> Vec<(&'static str, Statement)> {
         network::statements(backend),
         retrievals::statements(backend),
         series::statements(backend),
+        webgpu::statements(backend),
     ]
     .into_iter()
     .flatten()

@@ -2,6 +2,7 @@
 
 mod access;
 mod rest;
+mod webgpu;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tidegate::dashboard::{self, NodeSnapshot};
 use tidegate::db::{self, Database};
 use tidegate::ipld::cid;
 use tidegate::record::live::Feed;
+use tidegate::names::{self, NameStore, NsMap, Parts, Resolver};
 use tidegate::record::{
     Attempt, AttemptOutcome, EventKind, Origin, Outcome, Phase, Policy, RetrievalEvent, RetrievalId, RetrievalRecord,
     SessionReport, Transport,
@@ -114,6 +116,20 @@ impl Admin {
         let state = api::State {
             blocks: blocks.clone(),
             retriever: Retriever::local(blocks.clone()),
+            lab: tidegate::webgpu::Lab::new(&metrics),
+            names: Resolver::new(
+                Parts {
+                    config: names::Config::default(),
+                    map: NsMap::parse("fixed.example:/ipfs/bafkqaaa").unwrap(),
+                    store: NameStore::open(dir.path()),
+                    routers: Vec::new(),
+                    dns: None,
+                    data_dir: Some(dir.path().to_owned()),
+                },
+                &metrics,
+                &supervisor,
+            )
+            .unwrap(),
             node: None,
             db: db.clone(),
             metrics,

@@ -6,4 +6,4 @@ mod errors;
 mod files;
 mod streams;
 mod transport;
-mod world;
+pub mod world;

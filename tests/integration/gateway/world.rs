@@ -68,6 +68,7 @@ impl World {
         let state = State {
             retriever: Retriever::local(store.clone()),
             names: names(&metrics),
+            routing: None,
             sink: records.clone(),
             config,
             is_admin_token: Arc::new(|token| token == TOKEN),
