@@ -9,6 +9,7 @@ are added up from the same rows, as the server would have.
 """
 
 import argparse
+import base64
 import http.client
 import os
 import random
@@ -25,12 +26,19 @@ SEED = 20261123
 ATTEMPTS, PEERS, ROOTS = 100_000, 500, 20_000
 DAYS = 6.9  # within the 7 days that rows are kept
 MINUTE = 60_000_000
-ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 PAGES = ["/", "/partials/overview", "/retrievals", "/retrievals?outcome=timeout", "/retrievals?policy=standard", "/retrievals?cid={cid}",
          "/retrievals?cursor={middle}", "/retrievals/{id}", "/peers", "/peers/{peer}", "/topology", "/content", "/content?window=1h",
          "/content?window=7d", "/content?window=30d", "/webgpu", "/reports", "/system", "/api/v1/retrievals", "/api/v1/p2p/peers",
          "/api/v1/p2p/analytics", "/api/v1/stats", "/api/v1/cache"]
+
+
+def base58(data):
+    number, text = int.from_bytes(data), ""
+    while number:
+        number, digit = divmod(number, 58)
+        text = BASE58[digit] + text
+    return "1" * (len(data) - len(data.lstrip(b"\0"))) + text
 
 
 def bucket_of(us):
@@ -76,8 +84,8 @@ def fill(path, results):
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA synchronous = OFF")
     db.execute("BEGIN")
-    cids = ["bafkrei" + "".join(rng.choices(ALPHABET, k=52)) for _ in range(ROOTS)]
-    peers = ["12D3KooW" + "".join(rng.choices(BASE58, k=44)) for _ in range(PEERS)]
+    cids = ["b" + base64.b32encode(bytes([1, 0x55, 0x12, 0x20]) + rng.randbytes(32)).decode().rstrip("=").lower() for _ in range(ROOTS)]
+    peers = [base58(bytes([0, 36, 8, 1, 18, 32]) + rng.randbytes(32)) for _ in range(PEERS)]
     step = int(DAYS * 86_400e6) // results
     tallies, requests = {}, {}
     attempts_left, batch, attempts, events = ATTEMPTS, [], [], []

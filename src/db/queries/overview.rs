@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::compare::Comparison;
-use super::series::{Series, sum};
+use super::series::Series;
 use super::{NetworkRow, Window};
 use crate::db::counters::{ALL, MINUTE, Tally, ratio};
 use crate::db::{Database, DbError, rows};
@@ -106,17 +106,11 @@ pub struct MinutePoint {
 impl Database {
     /// Everything that the Overview page shows of the database.
     pub async fn overview(&self, window: Window) -> Result<Overview, DbError> {
-        let series = self.series(window, ALL).await?;
+        let (total, first) = self.total(window).await?;
         let hour = Window { since_us: window.until_us - SERIES.as_micros() as i64, until_us: window.until_us };
-        let minutes = if window.since_us <= hour.since_us && window.seconds() <= 48.0 * 3600.0 {
-            series.clone()
-        } else {
-            self.series(hour, ALL).await?
-        };
+        let minutes = self.series(hour, ALL).await?;
         let network = self.network_history(hour).await?;
         let minutes = points(&minutes, &network, hour);
-        let total = sum(&series);
-        let first = series.keys().next().copied();
         let covered_s =
             first.map_or(0.0, |first| (window.until_us - first.max(window.since_us)).max(0) as f64 / 1e6).max(0.0);
         Ok(Overview {

@@ -5,7 +5,8 @@ use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 use sea_orm::{
-    ColumnTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryTrait, Select, Statement,
+    ColumnTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    Select, Statement,
 };
 
 use super::Window;
@@ -36,17 +37,56 @@ impl Database {
         Ok(self.series(window, ALL).await?.into_iter().collect())
     }
 
+    /// The sum of a window like [`Database::tally`], and the start of its first minute with a request. Whole hours are
+    /// read from the hour table: a day is some 24 rows and the minutes at its ends, not 1,440.
+    pub(super) async fn total(&self, window: Window) -> Result<(Tally, Option<i64>), DbError> {
+        let window = aligned(window);
+        if is_long(window) {
+            let series = self.series(window, ALL).await?;
+            return Ok((sum(&series), series.keys().next().copied()));
+        }
+        // Memory first, as in `series`.
+        let pending = self.pending(window, ALL);
+        let process = self.shared.process;
+        let (mut total, flushed, first) = self
+            .read(|db| async move {
+                let mut total = Tally::default();
+                for hour in whole_hours(window).all(&db).await? {
+                    total.merge(&Tally::from(&hour));
+                }
+                let mut flushed = HashSet::new();
+                for minute in minutes_beside(window).all(&db).await? {
+                    if minute.process == process {
+                        flushed.insert(minute.bucket_start);
+                    }
+                    total.merge(&Tally::from(&minute));
+                }
+                let first: Option<(i64,)> = first_minute(window).into_tuple().one(&db).await?;
+                Ok((total, flushed, first.map(|first| first.0)))
+            })
+            .await?;
+        let mut first = first;
+        for (start, tally) in pending.into_iter().filter(|(start, _)| !flushed.contains(start)) {
+            total.merge(&tally);
+            first = Some(first.map_or(start, |first| first.min(start)));
+        }
+        Ok((total, first))
+    }
+
+    /// Counts that are in memory; some of them may be in the database already.
+    fn pending(&self, window: Window, dimension: Dimension) -> Vec<(i64, Tally)> {
+        let counters = self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let within = |start: i64| (window.since_us..window.until_us).contains(&start);
+        let of = |bucket: &crate::db::counters::Bucket| {
+            bucket.tallies.get(&dimension).map(|tally| (bucket.start_us, tally.clone()))
+        };
+        counters.pending().filter(|bucket| within(bucket.start_us)).filter_map(of).collect()
+    }
+
     pub(super) async fn series(&self, window: Window, dimension: Dimension) -> Result<Series, DbError> {
         let window = aligned(window);
         // Memory first: a minute that is flushed between is then seen in both, and left out of one.
-        let pending: Vec<(i64, Tally)> = {
-            let counters = self.shared.counters.lock().unwrap_or_else(PoisonError::into_inner);
-            let within = |start: i64| (window.since_us..window.until_us).contains(&start);
-            let of = |bucket: &crate::db::counters::Bucket| {
-                bucket.tallies.get(&dimension).map(|tally| (bucket.start_us, tally.clone()))
-            };
-            counters.pending().filter(|bucket| within(bucket.start_us)).filter_map(of).collect()
-        };
+        let pending = self.pending(window, dimension);
         let process = self.shared.process;
         let (mut series, flushed) =
             self.read(|db| async move { stored(&db, window, dimension, process).await }).await?;
@@ -111,6 +151,28 @@ fn hours(window: Window, (dimension, value): Dimension) -> Select<rollup_hour::E
         .filter(Value.eq(value))
 }
 
+/// Where the first whole hour of a window starts.
+fn first_hour(window: Window) -> i64 {
+    let width = HOUR.as_micros() as i64;
+    (window.since_us + width - 1).div_euclid(width) * width
+}
+
+fn whole_hours(window: Window) -> Select<rollup_hour::Entity> {
+    hours(Window { since_us: first_hour(window), ..window }, ALL)
+}
+
+/// The minutes that no row of [`whole_hours`] holds: those before the first whole hour, and those not added up yet.
+fn minutes_beside(window: Window) -> Select<rollup_minute::Entity> {
+    use rollup_minute::Column::{BucketStart, Rolled};
+    use sea_orm::sea_query::ExprTrait as _;
+    minutes(window, ALL).filter(BucketStart.lt(first_hour(window)).or(Rolled.eq(false)))
+}
+
+fn first_minute(window: Window) -> Select<rollup_minute::Entity> {
+    use rollup_minute::Column::BucketStart;
+    minutes(window, ALL).select_only().column(BucketStart).order_by_asc(BucketStart).limit(1)
+}
+
 fn is_long(window: Window) -> bool {
     window.seconds() > BY_MINUTE.as_secs_f64() + MINUTE.as_secs_f64()
 }
@@ -126,6 +188,9 @@ pub(super) fn statements(backend: DbBackend) -> Vec<(&'static str, Statement)> {
     vec![
         ("counts by the minute", minutes(day, ALL).build(backend)),
         ("counts by the hour", hours(day, ALL).build(backend)),
+        ("whole hours of a day", whole_hours(day).build(backend)),
+        ("minutes beside whole hours", minutes_beside(day).build(backend)),
+        ("first minute of a window", first_minute(day).build(backend)),
         ("minutes not in the hour table", late_minutes(day, ALL).build(backend)),
     ]
 }
