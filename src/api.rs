@@ -3,25 +3,41 @@
 //! One file per resource. Errors are RFC 9457 problem documents. Lists have `items` and `next_cursor`. Times are
 //! microseconds since the epoch (`_us`, or as the tables name them), durations carry their unit in the name.
 //!
-//! | method and path | does |
-//! |---|---|
-//! | `POST /api/v1/add` | stores a file (raw body) or a tree (multipart, relative names), pins it |
-//! | `POST /api/v1/car` | stores the blocks of a CAR, pins its roots |
-//! | `GET /api/v1/pins`, `PUT` and `DELETE /api/v1/pins/{cid}` | pins |
-//! | `POST /api/v1/gc`, `POST /api/v1/scrub` | run and report |
-//! | `GET /api/v1/id`, `/stats`, `/config` | this server |
-//! | `GET /api/v1/retrievals`, `/retrievals/{id}` | what was fetched, and how |
-//! | `GET /api/v1/p2p/analytics`, `/p2p/peers`, `/p2p/topology` | the network |
+//! The OpenAPI document (`/api/v1/openapi.json`, `docs/openapi.json`, the page `/api`) is made from the handlers.
+//!
+//! # How to add a resource
+//!
+//! 1. A file `src/api/NAME.rs` with the handlers. Above each:
+//!    `#[utoipa::path(get, path = "/name/{id}", tag = "one of openapi::TAGS", params(Asked, ("id" = i64, Path, description
+//!    = "...")), responses((status = 200, body = Answer), (status = 404, description = "when")))]`. The first line of the
+//!    doc comment is the summary. 4xx and 5xx need only status and description: schema, the statuses that every operation
+//!    may give (400, 401, 403, 429, 500, 503), 304, ETag, operation id and the token's scope are added by
+//!    [`openapi`]. Bodies that are not JSON: `content_type = "..."`.
+//! 2. `#[derive(Serialize, ToSchema)]` on answers, `#[derive(Deserialize, IntoParams)]` with
+//!    `#[into_params(parameter_in = Query)]`, `#[serde(default, deny_unknown_fields)]` on queries, `#[derive(Deserialize,
+//!    ToSchema)]` on JSON bodies. Bounds are written twice, in `#[param(minimum, maximum)]` or `#[schema(...)]` and in the
+//!    check. Schema names are global: `#[schema(as = NameList)]` where `List` would clash.
+//! 3. Extract with `extract::{Query, Json, CidInPath}` (their refusals are problems that name the parameter or the JSON
+//!    pointer), bound lists with `extract::limit` and `cursor::{read, write}`, answer with `extract::fresh`; every bounded
+//!    JSON answer of a GET gets its ETag by itself. Errors are [`problem::Problem`]s.
+//! 4. One line `.routes(routes!(name::list, name::create))` in [`routes`], all handlers of one path in one call.
+//! 5. `scope.rs`: which token scope and which budget, if not read for GET and write for the rest.
+//! 6. `TIDEGATE_WRITE_OPENAPI=1 cargo test --lib the_committed_document_is_that_of_the_code`, and look at the diff.
 
 pub mod access;
 mod add;
+mod cursor;
 mod extract;
 mod health;
 mod maintenance;
 mod node;
+pub mod openapi;
 mod pins;
 pub mod problem;
+mod rate;
 mod retrievals;
+mod scope;
+mod tokens;
 mod topology;
 
 use std::sync::Arc;
@@ -33,9 +49,14 @@ use axum::extract::Request;
 use axum::http::header::ALLOW;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 pub use access::{Access, TokenCheck};
+pub use rate::{RateLimits, Rates};
+pub use scope::Scope;
+pub use tokens::{StoreError as TokenStoreError, Tokens};
 
 use crate::blockstore::Blocks;
 use crate::db::Database;
@@ -87,36 +108,52 @@ pub fn router(state: State) -> Router {
     admin_router(state, Router::new().fallback(|| async { Problem::not_found("the API is under /api/v1") }))
 }
 
+/// Every route with its description.
+fn routes() -> OpenApiRouter<State> {
+    let v1 = OpenApiRouter::new()
+        .routes(routes!(add::add))
+        .routes(routes!(add::car))
+        .routes(routes!(pins::list))
+        .routes(routes!(pins::one, pins::add, pins::remove))
+        .routes(routes!(maintenance::gc))
+        .routes(routes!(maintenance::scrub))
+        .routes(routes!(node::id))
+        .routes(routes!(node::stats))
+        .routes(routes!(node::config))
+        .routes(routes!(retrievals::list))
+        .routes(routes!(retrievals::one))
+        .routes(routes!(node::analytics))
+        .routes(routes!(node::peers))
+        .routes(routes!(topology::topology))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::revoke))
+        .routes(routes!(openapi::serve))
+        .fallback(|request: Request| async move { openapi::no_resource(request.uri().path()) });
+    OpenApiRouter::with_openapi(openapi::base())
+        .nest("/api/v1", v1)
+        .routes(routes!(health::metrics))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .layer(middleware::from_fn(method_problem))
+        .layer(middleware::from_fn(extract::tag_reads))
+}
+
 /// The whole admin listener: the API beside `pages` (the dashboard), all of it behind one [`Access`].
 pub fn admin_router(state: State, pages: Router) -> Router {
     let access = state.access.clone();
-    let v1 = Router::new()
-        .route("/add", post(add::add))
-        .route("/car", post(add::car))
-        .route("/pins", get(pins::list))
-        .route("/pins/{cid}", get(pins::one).put(pins::add).delete(pins::remove))
-        .route("/gc", post(maintenance::gc))
-        .route("/scrub", post(maintenance::scrub))
-        .route("/id", get(node::id))
-        .route("/stats", get(node::stats))
-        .route("/config", get(node::config))
-        .route("/retrievals", get(retrievals::list))
-        .route("/retrievals/{id}", get(retrievals::one))
-        .route("/p2p/analytics", get(node::analytics))
-        .route("/p2p/peers", get(node::peers))
-        .route("/p2p/topology", get(topology::topology))
-        .fallback(|request: Request| async move {
-            Problem::not_found(format!("the API has no resource {}", request.uri().path()))
-        })
-        .layer(middleware::from_fn(method_problem));
-    Router::new()
-        .nest("/api/v1", v1)
-        .route("/metrics", get(health::metrics))
-        .route("/healthz", get(health::healthz))
-        .route("/readyz", get(health::readyz))
-        .with_state(state)
+    let (api, _) = routes().split_for_parts();
+    api.with_state(state)
         .merge(pages)
+        .layer(CatchPanicLayer::custom(|panic| {
+            tracing::error!(panic = panic_text(&panic), "a handler of the admin listener panicked");
+            Problem::internal("the request met an error of ours; the log has it").into_response()
+        }))
         .layer(middleware::from_fn_with_state(access, access::guard))
+}
+
+fn panic_text(panic: &Box<dyn std::any::Any + Send>) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }
 
 /// axum's own 405 has no body: it becomes a problem document that keeps the Allow header.

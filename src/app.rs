@@ -21,6 +21,7 @@ use crate::db::Database;
 use crate::exchange::Exchange;
 use crate::http_peer::delegated::{DelegatedMetrics, DelegatedRouter, RouterUrlError};
 use crate::listener::{self, Tls, TlsError};
+use crate::names;
 use crate::record::{NoRecords, RecordSink};
 use crate::retriever::Retriever;
 use crate::routing::ContentRouter;
@@ -62,6 +63,10 @@ pub enum StartError {
     Node(#[from] p2p::NodeError),
     #[error(transparent)]
     Router(#[from] RouterUrlError),
+    #[error(transparent)]
+    Names(#[from] names::StartError),
+    #[error("resolver: {0}")]
+    Dns(std::io::Error),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("{name} cannot listen on {address}: {error}")]
@@ -127,6 +132,8 @@ impl App {
             &metrics,
             &stages.retriever,
         );
+        let names = parts::names(&settings, &data_dir, name_routers(&settings, node.as_ref(), &metrics)?)?;
+        let names = names::Resolver::new(names, &metrics, &stages.retriever)?;
 
         let database = match parts::database(&settings) {
             Some(config) => Some(Database::open(&config, &data_dir, &metrics, &stages.database).await),
@@ -153,6 +160,7 @@ impl App {
         let draining = api::Draining::default();
         let state = gateway::State {
             retriever: retriever.clone(),
+            names: names.clone(),
             sink: sink.clone(),
             config: parts::gateway(&settings),
             is_admin_token: token.check(),
@@ -163,6 +171,7 @@ impl App {
             bound: settings.admin,
             gateway: api.gateway.clone(),
             token: token.check(),
+            tokens: tokens(&data_dir),
             blocks: blocks.clone(),
             retriever: retriever.clone(),
             node: node.clone(),
@@ -286,6 +295,14 @@ impl Stages {
     }
 }
 
+/// Tokens that cannot be read grant nothing; the server runs without them.
+fn tokens(data_dir: &std::path::Path) -> api::Tokens {
+    api::Tokens::open(data_dir).unwrap_or_else(|error| {
+        warn!(%error, "stored tokens cannot be read: none of them is accepted, and none can be made");
+        api::Tokens::none()
+    })
+}
+
 fn report(stage: &str, left: Vec<&'static str>) {
     if !left.is_empty() {
         warn!(stage, ?left, "tasks did not end in time");
@@ -311,4 +328,13 @@ fn content_routers(
     }
     routers.sort_by_key(|router| router.kind());
     Ok(routers)
+}
+
+/// Where records of names are kept: delegated routers, the DHT.
+fn name_routers(
+    _settings: &Settings,
+    _node: Option<&p2p::Client>,
+    _metrics: &Metrics,
+) -> Result<Vec<Arc<dyn crate::routing::NameRouter>>, StartError> {
+    Ok(Vec::new())
 }

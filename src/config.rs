@@ -70,7 +70,7 @@ pub struct Settings {
     pub upnp: bool,
     /// Private and loopback ranges that routing results may name. Configured peers, routers and mDNS are exempt.
     pub allow_private: Vec<IpNet>,
-    /// Resolver for /dnsaddr: `system`, `none`, or an address.
+    /// Resolver for DNSLink and /dnsaddr: `system`, `none`, an address, or the URL of a DNS-over-HTTPS endpoint.
     pub dns: Dns,
     /// Database URL: `sqlite://...` or `postgres://...`. Default: metrics.sqlite in the data directory. `none` keeps no records.
     pub database: Option<String>,
@@ -82,6 +82,9 @@ pub struct Settings {
     pub trusted_proxy: Vec<IpNet>,
     /// File with a lasting admin token. Default: a token made anew at each start, in DATA_DIR/api.
     pub admin_token_file: Option<PathBuf>,
+    /// Further names, without a port, by which people reach the admin listener (a reverse proxy's). Others are refused
+    /// against DNS rebinding; addresses and localhost are known.
+    pub admin_host: Vec<String>,
     /// Hosts that serve content by subdomain. Read and shown; the subdomain gateway itself comes with a later release.
     pub subdomain_host: Vec<String>,
     /// Budget of the cache's memory tier.
@@ -123,6 +126,12 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// Bytes fetched ahead of readers, over all requests.
     pub reorder_budget: ByteSize,
+    /// Requests a second to the admin listener, sustained, of one client (IPv6: a /64) and of one token; a burst is four
+    /// seconds' worth; more are answered 429 with Retry-After. 0: no limit. Reads, changes, and those that walk the store,
+    /// the database or the network (gc, scrub, reports, analytics, topology, explain, placement) count apart.
+    pub api_reads_per_second: u32,
+    pub api_changes_per_second: u32,
+    pub api_expensive_per_second: u32,
 }
 
 impl Default for Settings {
@@ -150,6 +159,7 @@ impl Default for Settings {
             compare_share: 0.0,
             trusted_proxy: default_trusted(),
             admin_token_file: None,
+            admin_host: Vec::new(),
             subdomain_host: vec!["localhost".to_owned()],
             cache_memory: ByteSize::mib(128),
             cache_disk: ByteSize::gib(10),
@@ -172,6 +182,9 @@ impl Default for Limits {
             write_stall_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
             reorder_budget: ByteSize::mib(64),
+            api_reads_per_second: 500,
+            api_changes_per_second: 500,
+            api_expensive_per_second: 20,
         }
     }
 }

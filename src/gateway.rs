@@ -1,4 +1,4 @@
-//! The HTTP gateway: `/ipfs/{cid}[/path]` as files, directory pages, raw blocks and CARs.
+//! The HTTP gateway: `/ipfs/{cid}[/path]` and `/ipns/{name}[/path]` as files, directory pages, raw blocks and CARs.
 //!
 //! The way of a request is DESIGN.md §6. One file per form of answer under `respond`; what a request asks for is
 //! parsed once ([`mod@format`], [`range`], [`conditional`]); the status of every error is decided in [`error`].
@@ -13,6 +13,7 @@ mod handler;
 pub mod headers;
 mod metrics;
 mod middleware;
+mod names;
 mod page;
 mod problem;
 pub mod range;
@@ -26,6 +27,7 @@ use axum::routing::any;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+use crate::names::Resolver;
 use crate::record::RecordSink;
 use crate::retriever::Retriever;
 use crate::telemetry::Metrics;
@@ -69,6 +71,7 @@ pub type TokenCheck = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 #[derive(Clone)]
 pub struct State {
     pub retriever: Retriever,
+    pub names: Resolver,
     pub sink: Arc<dyn RecordSink>,
     pub config: Config,
     /// Who presents such a token as a bearer may choose `?policy=`.
@@ -88,6 +91,9 @@ pub fn router(state: State, metrics: &Metrics) -> Router {
         .route("/ipfs", any(handler::open))
         .route("/ipfs/", any(handler::open))
         .route("/ipfs/{*path}", any(handler::content))
+        .route("/ipns", any(handler::open))
+        .route("/ipns/", any(handler::open))
+        .route("/ipns/{*path}", any(handler::content))
         .fallback(handler::nothing)
         .layer(axum::middleware::from_fn_with_state(counts, middleware::wrap))
         .with_state(gateway)

@@ -6,6 +6,7 @@ pub mod car;
 pub mod cid;
 pub mod codec;
 pub mod dag_pb;
+pub mod ipns;
 pub mod path;
 pub mod unixfs;
 mod wire;

@@ -7,7 +7,7 @@
 //! | L0 | [`ipld`] |
 //! | L1 | [`blockstore`] [`routing`] [`exchange`] [`record`] [`supervisor`] [`telemetry`] [`listener`] [`units`] |
 //! | L2 | [`p2p`] [`http_peer`] [`db`] |
-//! | L3 | [`retriever`] |
+//! | L3 | [`retriever`] [`names`] |
 //! | L4a | [`dag`] [`topology`] |
 //! | L4b | [`checkpoint`] |
 //! | L5 | [`gateway`] [`api`] [`dashboard`] |
@@ -28,6 +28,7 @@ pub mod db;
 pub mod http_peer;
 pub mod p2p;
 
+pub mod names;
 pub mod retriever;
 
 pub mod dag;

@@ -13,6 +13,7 @@ mod configured;
 pub mod event_loop;
 pub mod identity;
 pub mod metrics;
+pub mod resolver;
 pub mod routers;
 pub mod transport;
 mod view;

@@ -117,3 +117,7 @@ pub fn find_all(routers: &[Arc<dyn ContentRouter>], cid: &Cid) -> BoxStream<'sta
     }
     all.boxed()
 }
+
+mod names;
+
+pub use names::{FoundRecord, NameRouter, PeerRouter};

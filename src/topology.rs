@@ -60,7 +60,7 @@ pub struct Inputs {
 }
 
 /// `get_p2p_network_analytics`. Field names and meanings as in DATA.md §3.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Analytics {
     /// `ok`, or `no_data` when neither a transfer nor a peer was seen in the window.
     pub status: &'static str,

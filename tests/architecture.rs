@@ -18,6 +18,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("p2p", 20),
     ("http_peer", 20),
     ("db", 20),
+    ("names", 30),
     ("retriever", 30),
     ("dag", 40),
     ("topology", 40),

@@ -24,16 +24,17 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use multer::{Field, Multipart};
 use serde::{Deserialize, Serialize};
 use tokio_util::io::StreamReader;
+use utoipa::{IntoParams, ToSchema};
 
 use super::State;
 use super::extract::{Query, fresh};
 use super::pins::recursive;
 use super::problem::Problem;
-use crate::blockstore::{AddGuard, Blockstore};
+use crate::blockstore::Blockstore;
 use crate::dag::MAX_DEPTH;
-use crate::dag::import::{self, ImportError};
+use crate::dag::import::{self, Added, ImportError, Importer};
 use crate::ipld::Cid;
-use crate::ipld::builder::{self, BuildError, DirBuilder, Profile};
+use crate::ipld::builder::{BuildError, Built, DirBuilder, Profile};
 
 /// Entries of one multipart request; some 200 bytes of memory each.
 const MAX_ENTRIES: u64 = 1_000_000;
@@ -45,17 +46,27 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Bytes of a symlink's target.
 const MAX_TARGET: usize = 4 << 10;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct AddAsked {
+    /// UnixFS profile (IPIP-499): `kubo-v1`, `unixfs-v1-2025` or `unixfs-v0-2015`.
+    #[param(pattern = "^(kubo-v1|unixfs-v1-2025|unixfs-v0-2015)$")]
     profile: Option<String>,
+    /// The pin's name, and the entry's with `wrap`.
+    #[param(max_length = 255, example = "hello.txt")]
     filename: Option<String>,
+    /// Put the result into a directory; a raw body then needs a `filename`.
+    #[param(required = false)]
     wrap: bool,
+    /// Default true; false leaves it unpinned: the next `gc` may take it.
     pin: Option<bool>,
 }
 
-#[derive(Serialize)]
-struct Answer {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Added)]
+pub struct Answer {
+    #[schema(example = "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq")]
     cid: String,
     /// Bytes of file content.
     size: u64,
@@ -66,20 +77,26 @@ struct Answer {
     pinned: bool,
 }
 
-/// What the parts of a request have added so far.
-#[derive(Default)]
-struct Sum {
-    size: u64,
-    blocks: u64,
-    entries: u64,
-}
-
-#[derive(Clone, Copy)]
-struct Root {
-    cid: Cid,
-    tsize: u64,
-}
-
+/// Store a file or a tree, durable and pinned before the answer
+///
+/// A raw body is one file. In `multipart/form-data` each part with a `filename` is an entry of a tree under that relative
+/// path; type `application/x-directory` is an empty directory, `application/symlink` a link whose body is its target.
+/// One entry at the top is the result, several are put into a directory.
+#[utoipa::path(
+    post, path = "/add", tag = "content", params(AddAsked),
+    request_body(
+        content((Vec<u8> = "application/octet-stream"), (Vec<u8> = "multipart/form-data")),
+        description = "One file as it is, or the entries of a tree"
+    ),
+    responses(
+        (status = 200, body = Answer),
+        (status = 409, description = "The store is busy."),
+        (status = 413, description = "More than 1,000,000 entries, or a symlink's target over 4 KiB."),
+        (status = 415, description = "A multipart body that is not multipart/form-data with a boundary."),
+        (status = 422, description = "A name or a part is not what it should be, or two entries have one name."),
+        (status = 507, description = "The store is full or read-only."),
+    )
+)]
 pub async fn add(
     Extract(state): Extract<State>,
     Query(asked): Query<AddAsked>,
@@ -105,7 +122,8 @@ async fn store_files(
         return Err(Problem::bad_request(format!("filename has at most {MAX_PATH} bytes")));
     }
     let guard = state.blocks.hold().await;
-    let mut adding = Adding { state, guard: &guard, profile, sum: Sum::default() };
+    let mut quiet = import::quiet;
+    let mut adding = Adding { importer: Importer::new(&*state.blocks, &guard, profile, &mut quiet), profile };
     let (root, name) = match multer::parse_boundary(content_type(headers)) {
         Ok(boundary) => (adding.parts(upload, boundary, asked.wrap).await?, asked.filename),
         Err(_) if content_type(headers).starts_with("multipart/") => {
@@ -120,7 +138,7 @@ async fn store_files(
             }
         }
     };
-    let Sum { size, blocks, entries } = adding.sum;
+    let Added { size, blocks, entries, .. } = adding.importer.finish(root).await.map_err(import_problem)?;
     let pinned = asked.pin.unwrap_or(true);
     if pinned {
         state.blocks.pins().add(&guard, vec![recursive(root.cid, name)]).await?;
@@ -128,8 +146,9 @@ async fn store_files(
     Ok(fresh(StatusCode::OK, Answer { cid: root.cid.to_string(), size, blocks, entries, pinned }))
 }
 
-#[derive(Serialize)]
-struct CarAnswer {
+#[derive(Serialize, ToSchema)]
+#[schema(as = CarImported)]
+pub struct CarAnswer {
     roots: Vec<String>,
     blocks: u64,
     bytes: u64,
@@ -139,12 +158,26 @@ struct CarAnswer {
     missing: Vec<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct CarAsked {
+    /// Default true; false pins none of the roots.
     pin: Option<bool>,
 }
 
+/// Store every block of a CAR, each verified, and pin the roots that are there
+#[utoipa::path(
+    post, path = "/car", tag = "content", params(CarAsked),
+    request_body(content = Vec<u8>, content_type = "application/vnd.ipld.car", description = "CAR version 1 or 2"),
+    responses(
+        (status = 200, body = CarAnswer),
+        (status = 409, description = "The store is busy."),
+        (status = 415, description = "Neither application/vnd.ipld.car nor application/octet-stream."),
+        (status = 422, description = "It is no CAR, or a block does not hash to its CID."),
+        (status = 507, description = "The store is full or read-only."),
+    )
+)]
 pub async fn car(
     Extract(state): Extract<State>,
     Query(asked): Query<CarAsked>,
@@ -187,38 +220,29 @@ async fn store_car(
 /// An entry of the tree that a multipart request describes.
 enum Entry {
     Directory(BTreeMap<String, Entry>),
-    Leaf(Root),
+    Leaf(Built),
 }
 
 struct Adding<'a> {
-    state: &'a State,
-    guard: &'a AddGuard,
+    importer: Importer<'a>,
     profile: Profile,
-    sum: Sum,
 }
 
 impl Adding<'_> {
-    async fn file<E>(&mut self, body: impl Stream<Item = Result<Bytes, E>> + Send) -> Result<Root, Problem>
+    async fn file<E>(&mut self, body: impl Stream<Item = Result<Bytes, E>> + Send) -> Result<Built, Problem>
     where
         E: Into<io::Error> + Send,
     {
         let body = std::pin::pin!(body.map_err(Into::into));
-        let reader = StreamReader::new(body);
-        let added =
-            import::add_stream(&*self.state.blocks, self.guard, reader, &self.profile, &mut import::quiet).await;
-        let added = added.map_err(import_problem)?;
-        self.sum.size += added.size;
-        self.sum.blocks += added.blocks;
-        self.sum.entries += added.entries;
-        Ok(Root { cid: added.cid, tsize: added.tsize })
+        self.importer.stream(StreamReader::new(body)).await.map_err(import_problem)
     }
 
-    async fn parts(&mut self, upload: &mut Upload, boundary: String, wrap: bool) -> Result<Root, Problem> {
+    async fn parts(&mut self, upload: &mut Upload, boundary: String, wrap: bool) -> Result<Built, Problem> {
         let mut parts = Multipart::new(upload, boundary);
         let mut top = BTreeMap::new();
         while let Some(part) = parts.next_field().await.map_err(|error| multipart_problem(&error))? {
             let Some(name) = part.file_name().map(str::to_owned) else { continue };
-            if self.sum.entries >= MAX_ENTRIES {
+            if self.importer.entries() >= MAX_ENTRIES {
                 return Err(Problem::too_large(format!("a request has at most {MAX_ENTRIES} entries")));
             }
             let path = segments(&name)?;
@@ -240,7 +264,7 @@ impl Adding<'_> {
         self.build(Entry::Directory(top)).await
     }
 
-    async fn symlink(&mut self, mut part: Field<'_>) -> Result<Root, Problem> {
+    async fn symlink(&mut self, mut part: Field<'_>) -> Result<Built, Problem> {
         let mut target = Vec::new();
         while let Some(chunk) = part.chunk().await.map_err(|error| multipart_problem(&error))? {
             if target.len() + chunk.len() > MAX_TARGET {
@@ -250,15 +274,11 @@ impl Adding<'_> {
         }
         let target =
             String::from_utf8(target).map_err(|_| Problem::unprocessable("a symlink's target is not UTF-8"))?;
-        let (block, built) = builder::symlink(&self.profile, &target).map_err(|error| build_problem(&error))?;
-        self.state.blocks.put(vec![block]).await?;
-        self.sum.blocks += 1;
-        self.sum.entries += 1;
-        Ok(Root { cid: built.cid, tsize: built.tsize })
+        self.importer.link(&target).await.map_err(import_problem)
     }
 
     /// Children before their parents, without recursion: the tree may be [`MAX_DEPTH`] deep.
-    async fn build(&mut self, root: Entry) -> Result<Root, Problem> {
+    async fn build(&mut self, root: Entry) -> Result<Built, Problem> {
         let mut open: Vec<(String, DirBuilder, BTreeMap<String, Entry>)> = Vec::new();
         let mut next = Some((String::new(), root));
         loop {
@@ -272,7 +292,7 @@ impl Adding<'_> {
                 None => {
                     // Local invariant: without a next entry, the innermost directory is open and complete.
                     let (name, builder, _) = open.pop().expect("a directory is open");
-                    (name, self.directory(builder).await?)
+                    (name, self.importer.directory(builder).await.map_err(import_problem)?)
                 }
             };
             let Some(folder) = open.last_mut() else { return Ok(done) };
@@ -281,18 +301,10 @@ impl Adding<'_> {
         }
     }
 
-    async fn wrap(&mut self, name: &str, file: Root) -> Result<Root, Problem> {
+    async fn wrap(&mut self, name: &str, file: Built) -> Result<Built, Problem> {
         let mut builder = DirBuilder::new(&self.profile);
         builder.add(name, file.cid, file.tsize).map_err(|error| build_problem(&error))?;
-        self.directory(builder).await
-    }
-
-    async fn directory(&mut self, builder: DirBuilder) -> Result<Root, Problem> {
-        let (blocks, built) = builder.finish().map_err(|error| build_problem(&error))?;
-        self.sum.blocks += blocks.len() as u64;
-        self.sum.entries += 1;
-        self.state.blocks.put(blocks).await?;
-        Ok(Root { cid: built.cid, tsize: built.tsize })
+        self.importer.directory(builder).await.map_err(import_problem)
     }
 }
 
@@ -354,6 +366,7 @@ fn insert(top: &mut BTreeMap<String, Entry>, path: &[String], entry: Entry) -> R
 fn import_problem(error: ImportError) -> Problem {
     match error {
         ImportError::Store(error) => error.into(),
+        ImportError::Build { error, .. } => build_problem(&error),
         ImportError::Stream(error) => Problem::bad_request(format!("the body broke off: {error}")),
         other => Problem::unprocessable(other.to_string()),
     }
@@ -384,7 +397,7 @@ mod tests {
 
     #[test]
     fn an_entry_cannot_take_the_place_of_another() {
-        let leaf = || Entry::Leaf(Root { cid: crate::ipld::cid::parse("bafkqaaa").unwrap(), tsize: 0 });
+        let leaf = || Entry::Leaf(Built { cid: crate::ipld::cid::parse("bafkqaaa").unwrap(), file_size: 0, tsize: 0 });
         let path = |text: &str| segments(text).unwrap();
         let mut top = BTreeMap::new();
         insert(&mut top, &path("d/a"), leaf()).unwrap();

@@ -7,8 +7,9 @@ use axum::extract::State as Extract;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{Known, Query, fresh, tagged};
+use super::extract::{Known, Query, fresh, limit, tagged};
 use super::problem::Problem;
 use super::{State, database};
 use crate::blockstore;
@@ -19,13 +20,14 @@ use crate::retriever::PeerSnapshot;
 use crate::topology;
 
 /// Peers in one answer.
-const MAX_PEERS: usize = 500;
+const MAX_PEERS: u32 = 500;
 /// The window of analytics when none is asked for, and the longest, in seconds.
 const DEFAULT_WINDOW_S: u64 = 24 * 3600;
 const MAX_WINDOW_S: u64 = 90 * 24 * 3600;
 
-#[derive(Serialize)]
-struct Id {
+#[derive(Serialize, ToSchema)]
+#[schema(as = NodeId)]
+pub struct Id {
     peer_id: Option<String>,
     /// With `/p2p/ID` at the end.
     addresses: Vec<String>,
@@ -36,6 +38,8 @@ struct Id {
     offline: bool,
 }
 
+/// The node's identity and addresses
+#[utoipa::path(get, path = "/id", tag = "node", responses((status = 200, body = Id)))]
 pub async fn id(Extract(state): Extract<State>, known: Known) -> Result<Response, Problem> {
     let node = state.node.as_ref();
     let texts = |addrs: Vec<libp2p::Multiaddr>| addrs.iter().map(ToString::to_string).collect();
@@ -50,12 +54,14 @@ pub async fn id(Extract(state): Extract<State>, known: Known) -> Result<Response
     tagged(&known, &id)
 }
 
+/// The settings in force, by their names of the configuration file, secrets taken out
+#[utoipa::path(get, path = "/config", tag = "node", responses((status = 200, body = HashMap<String, serde_json::Value>)))]
 pub async fn config(Extract(state): Extract<State>, known: Known) -> Result<Response, Problem> {
     tagged(&known, &state.config)
 }
 
-#[derive(Serialize)]
-struct Stats {
+#[derive(Serialize, ToSchema)]
+pub struct Stats {
     uptime_s: f64,
     version: &'static str,
     store: blockstore::Stats,
@@ -63,10 +69,11 @@ struct Stats {
     peers: Peers,
     database: Option<DatabaseState>,
     /// By name; tasks that run now, ended, panicked.
+    #[schema(value_type = BTreeMap<String, Worker>)]
     workers: BTreeMap<&'static str, Worker>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct DatabaseState {
     state: &'static str,
     since_us: u64,
@@ -92,7 +99,7 @@ fn micros(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct RetrieverStats {
     active_sessions: usize,
     blocks: u64,
@@ -108,20 +115,23 @@ struct RetrieverStats {
     timeouts: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = PeerCounts)]
 struct Peers {
     connected: usize,
     exchange: usize,
     dht_routing: usize,
 }
 
-#[derive(Serialize, Default)]
+#[derive(Serialize, Default, ToSchema)]
 struct Worker {
     running: usize,
     ended: u64,
     panicked: u64,
 }
 
+/// Store, cache, transfer and task figures since the start
+#[utoipa::path(get, path = "/stats", tag = "node", responses((status = 200, body = Stats)))]
 pub async fn stats(Extract(state): Extract<State>) -> Response {
     let totals = state.retriever.totals();
     let peers = state.node.as_ref().map(|node| (node.peers(), node.dht_routing_peers())).unwrap_or_default();
@@ -161,21 +171,25 @@ pub async fn stats(Extract(state): Extract<State>) -> Response {
     fresh(StatusCode::OK, stats)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct PeersAsked {
-    limit: Option<usize>,
+    /// Default 500.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
 }
 
-#[derive(Serialize)]
-struct PeerList {
+#[derive(Serialize, ToSchema)]
+pub struct PeerList {
     /// Connected peers, those that delivered most first.
     items: Vec<PeerView>,
     /// All of them, shown or not.
     total: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = ConnectedPeer)]
 struct PeerView {
     peer_id: String,
     agent: Option<String>,
@@ -200,11 +214,10 @@ struct PeerView {
     outstanding: usize,
 }
 
+/// Connected peers, those that delivered most first
+#[utoipa::path(get, path = "/p2p/peers", tag = "network", params(PeersAsked), responses((status = 200, body = PeerList)))]
 pub async fn peers(Extract(state): Extract<State>, Query(asked): Query<PeersAsked>) -> Result<Response, Problem> {
-    let limit = asked.limit.unwrap_or(MAX_PEERS);
-    if limit == 0 || limit > MAX_PEERS {
-        return Err(Problem::bad_request(format!("limit is 1 to {MAX_PEERS}")));
-    }
+    let limit = limit(asked.limit, MAX_PEERS, MAX_PEERS)? as usize;
     let connected = state.node.as_ref().map(|node| node.peers()).unwrap_or_default();
     let ledger: HashMap<_, PeerSnapshot> =
         state.retriever.peers().into_iter().map(|snapshot| (snapshot.peer, snapshot)).collect();
@@ -243,20 +256,27 @@ pub async fn peers(Extract(state): Extract<State>, Query(asked): Query<PeersAske
     Ok(fresh(StatusCode::OK, PeerList { items, total }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct AnalyticsAsked {
-    /// Seconds back from now.
+    /// Seconds back from now; default 86,400.
+    #[param(minimum = 1, maximum = 7_776_000)]
     window_s: Option<u64>,
 }
 
+/// The network as this node measured it over a window
+#[utoipa::path(
+    get, path = "/p2p/analytics", tag = "network", params(AnalyticsAsked),
+    responses((status = 200, body = topology::Analytics))
+)]
 pub async fn analytics(
     Extract(state): Extract<State>,
     Query(asked): Query<AnalyticsAsked>,
 ) -> Result<Response, Problem> {
     let seconds = asked.window_s.unwrap_or(DEFAULT_WINDOW_S);
     if seconds == 0 || seconds > MAX_WINDOW_S {
-        return Err(Problem::bad_request(format!("window_s is 1 to {MAX_WINDOW_S}")));
+        return Err(Problem::parameter("window_s", format!("window_s is 1 to {MAX_WINDOW_S}")));
     }
     let window = Window::last(Duration::from_secs(seconds), SystemTime::now());
     Ok(fresh(StatusCode::OK, topology::current(database(&state)?, state.facts, window).await?))

@@ -7,36 +7,43 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::State;
-use super::extract::{CidInPath, Query, fresh};
+use super::cursor;
+use super::extract::{CidInPath, Query, fresh, limit};
 use super::problem::Problem;
 use crate::blockstore::{Blockstore, MAX_PIN_NAME, Pin, PinKind};
 use crate::dag::{Follow, Walk, WalkError, WalkOptions};
-use crate::ipld::{Block, Cid, cid};
+use crate::ipld::{Block, Cid};
 use crate::retriever::{FetchError, SessionOptions};
 
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 500;
+const DEFAULT_LIMIT: u32 = 100;
+const MAX_LIMIT: u32 = 500;
 /// Bytes of fetched blocks that are written to the durable store at once.
 const BATCH_BYTES: usize = 8 << 20;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct ListAsked {
-    /// The last CID of the part before.
+    /// `next_cursor` of the part before.
     cursor: Option<String>,
-    limit: Option<usize>,
+    /// Default 100.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
 }
 
-#[derive(Serialize)]
-struct List {
+#[derive(Serialize, ToSchema)]
+#[schema(as = PinList)]
+pub struct List {
     items: Vec<PinView>,
     next_cursor: Option<String>,
 }
 
-#[derive(Serialize)]
-struct PinView {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Pin)]
+pub struct PinView {
     cid: String,
     mode: &'static str,
     name: Option<String>,
@@ -60,22 +67,29 @@ fn mode(kind: PinKind) -> &'static str {
     }
 }
 
+/// Pins, by CID
+#[utoipa::path(get, path = "/pins", tag = "content", params(ListAsked), responses((status = 200, body = List)))]
 pub async fn list(Extract(state): Extract<State>, Query(asked): Query<ListAsked>) -> Result<Response, Problem> {
-    let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
-    if limit == 0 || limit > MAX_LIMIT {
-        return Err(Problem::bad_request(format!("limit is 1 to {MAX_LIMIT}")));
-    }
+    let limit = limit(asked.limit, DEFAULT_LIMIT, MAX_LIMIT)? as usize;
     let after = match asked.cursor.as_deref() {
-        Some(text) => Some(cid::parse(text).map_err(|error| Problem::bad_cid(&error))?),
+        Some(text) => {
+            let key = cursor::read(cursor::List::Pins, text)?;
+            Some(Cid::try_from(key.as_slice()).map_err(|_| Problem::parameter("cursor", "this is no cursor of pins"))?)
+        }
         None => None,
     };
     let mut pins = state.blocks.pins().ls(after.as_ref(), limit + 1).await?;
     let more = pins.len() > limit;
     pins.truncate(limit);
-    let next_cursor = pins.last().filter(|_| more).map(|pin| pin.cid.to_string());
+    let next_cursor = pins.last().filter(|_| more).map(|pin| cursor::write(cursor::List::Pins, &pin.cid.to_bytes()));
     Ok(fresh(StatusCode::OK, List { items: pins.iter().map(PinView::new).collect(), next_cursor }))
 }
 
+/// One pin
+#[utoipa::path(
+    get, path = "/pins/{cid}", tag = "content", params(CidParam),
+    responses((status = 200, body = PinView), (status = 404, description = "It is not pinned."))
+)]
 pub async fn one(Extract(state): Extract<State>, CidInPath(cid): CidInPath) -> Result<Response, Problem> {
     match state.blocks.pins().get(&cid).await? {
         Some(pin) => Ok(fresh(StatusCode::OK, PinView::new(&pin))),
@@ -83,15 +97,29 @@ pub async fn one(Extract(state): Extract<State>, CidInPath(cid): CidInPath) -> R
     }
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// The CID in a path, for the document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[allow(dead_code)]
+pub struct CidParam {
+    /// In any multibase, or version 0.
+    #[param(min_length = 3, example = "bafkqabtimvwgy3yk")]
+    cid: String,
+}
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct AddAsked {
-    /// `recursive` (the default) or `direct`.
+    /// `recursive` (the default): all that lies under it, too; or `direct`.
+    #[param(inline, required = false)]
     mode: Mode,
+    /// Shown in lists.
+    #[param(max_length = 255)]
     name: Option<String>,
 }
 
-#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Mode {
     #[default]
@@ -99,22 +127,35 @@ enum Mode {
     Direct,
 }
 
-#[derive(Serialize)]
-struct Pinned {
+#[derive(Serialize, ToSchema)]
+pub struct Pinned {
     cid: String,
     mode: &'static str,
     /// Distinct blocks that it keeps.
     blocks: u64,
 }
 
-/// Fetches what is missing into the durable store, then pins. Answers when the pin survives a crash.
+/// Fetch what is missing into the durable store, then pin
+///
+/// Answers when the pin survives a crash.
+#[utoipa::path(
+    put, path = "/pins/{cid}", tag = "content", params(CidParam, AddAsked),
+    responses(
+        (status = 200, body = Pinned),
+        (status = 404, description = "No provider has it."),
+        (status = 422, description = "A block is not what its codec says."),
+        (status = 502, description = "It could not be fetched."),
+        (status = 504, description = "It could not be fetched in time."),
+        (status = 507, description = "The store is full or read-only."),
+    )
+)]
 pub async fn add(
     Extract(state): Extract<State>,
     CidInPath(cid): CidInPath,
     Query(asked): Query<AddAsked>,
 ) -> Result<Response, Problem> {
     if asked.name.as_ref().is_some_and(|name| name.len() > MAX_PIN_NAME) {
-        return Err(Problem::bad_request(format!("a pin's name has at most {MAX_PIN_NAME} bytes")));
+        return Err(Problem::parameter("name", format!("a pin's name has at most {MAX_PIN_NAME} bytes")));
     }
     let kind = match asked.mode {
         Mode::Recursive => PinKind::Recursive,
@@ -142,6 +183,11 @@ pub async fn add(
     Ok(fresh(StatusCode::OK, Pinned { cid: cid.to_string(), mode: mode(kind), blocks: seen }))
 }
 
+/// Release a pin; its blocks go at the next `gc`
+#[utoipa::path(
+    delete, path = "/pins/{cid}", tag = "content", params(CidParam),
+    responses((status = 204, description = "Released"), (status = 404, description = "It is not pinned."), (status = 507, description = "The store is read-only."))
+)]
 pub async fn remove(Extract(state): Extract<State>, CidInPath(cid): CidInPath) -> Result<Response, Problem> {
     match state.blocks.pins().rm(&cid).await? {
         Some(_) => Ok(StatusCode::NO_CONTENT.into_response()),

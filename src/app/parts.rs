@@ -1,19 +1,21 @@
 //! From the settings to each module's own configuration, in one place.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::StartError;
 use super::token::Check;
 use crate::blockstore::{self, Blocks};
 use crate::config::Settings;
 use crate::db::{self, Database};
 use crate::retriever::{self, Retriever};
-use crate::routing::RouterKind;
+use crate::routing::{NameRouter, RouterKind};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 use crate::topology::Facts;
-use crate::{api, dashboard, gateway, listener, p2p};
+use crate::{api, dashboard, gateway, listener, names, p2p};
 
 /// What a server inside a command changes: loopback on free ports, no listening peer, no metrics database.
 pub fn embed(settings: &mut Settings) {
@@ -44,7 +46,7 @@ pub fn node(settings: &Settings) -> p2p::Config {
         upnp: settings.upnp,
         offline: settings.offline,
         allow_private: settings.allow_private.clone(),
-        dns: settings.dns,
+        dns: settings.dns.clone(),
         ..Default::default()
     }
 }
@@ -89,6 +91,23 @@ pub fn gateway(settings: &Settings) -> gateway::Config {
     }
 }
 
+/// What names are resolved with. Looks up the name of a DNS-over-HTTPS server, if that is the resolver.
+pub fn names(
+    settings: &Settings,
+    data_dir: &Path,
+    routers: Vec<Arc<dyn NameRouter>>,
+) -> Result<names::Parts, StartError> {
+    let dns = if settings.offline { None } else { p2p::resolver::config(&settings.dns).map_err(StartError::Dns)? };
+    Ok(names::Parts {
+        config: names::Config { timeout: settings.limits.retrieval_timeout, ..Default::default() },
+        map: names::NsMap::from_environment().map_err(names::StartError::from)?,
+        store: names::NameStore::open(data_dir),
+        routers,
+        dns,
+        data_dir: Some(data_dir.to_owned()),
+    })
+}
+
 /// What the configuration says about routers, for recommendations.
 pub fn facts(settings: &Settings) -> Facts {
     Facts { delegated_routers: settings.router.len(), dht: !settings.no_dht, offline: settings.offline }
@@ -100,6 +119,7 @@ pub struct Admin<'a> {
     pub bound: SocketAddr,
     pub gateway: String,
     pub token: Check,
+    pub tokens: api::Tokens,
     pub blocks: Arc<Blocks>,
     pub retriever: Retriever,
     pub node: Option<p2p::Client>,
@@ -127,8 +147,20 @@ impl Admin<'_> {
             supervisors: self.supervisors.clone(),
             draining: self.draining.clone(),
             started: Instant::now(),
-            access: api::Access::new(self.bound, self.token.clone(), Vec::new()),
+            access: self.access(),
         }
+    }
+
+    fn access(&self) -> api::Access {
+        let limits = &self.settings.limits;
+        let rates = api::Rates {
+            reads: limits.api_reads_per_second,
+            changes: limits.api_changes_per_second,
+            expensive: limits.api_expensive_per_second,
+        };
+        api::Access::new(self.bound, self.token.clone(), self.settings.admin_host.clone())
+            .with_tokens(self.tokens.clone())
+            .with_rates(api::RateLimits::new(rates, &self.metrics), self.settings.trusted_proxy.clone())
     }
 
     fn dashboard_state(&self) -> dashboard::State {

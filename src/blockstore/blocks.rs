@@ -47,7 +47,8 @@ pub struct AddGuard {
 }
 
 /// Figures of every tier.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+#[schema(as = StoreStats)]
 pub struct Stats {
     pub memory: TierStats,
     pub store: TierStats,

@@ -23,7 +23,7 @@ pub type Links = Option<Vec<Cid>>;
 pub type LinksFn = fn(&Block) -> Links;
 
 /// What a collection did.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct GcReport {
     pub pins: u64,
     /// Distinct blocks that pins reach.
@@ -40,6 +40,8 @@ pub struct GcReport {
     pub undecodable_blocks: u64,
     /// The server stopped before the end; what remains is for the next run.
     pub interrupted: bool,
+    /// Left out of JSON, where durations carry their unit in the name.
+    #[serde(skip)]
     pub elapsed: Duration,
 }
 

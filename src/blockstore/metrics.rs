@@ -10,7 +10,7 @@ use super::Tier;
 use crate::telemetry::Metrics;
 
 /// Figures of one tier since the process started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct TierStats {
     /// Blocks at rest now. `None` where the tier cannot know (the disk cache evicts whole regions).
     pub blocks: Option<u64>,

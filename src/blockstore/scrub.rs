@@ -16,7 +16,7 @@ const CORRUPT_NAMED: usize = 1_000;
 const NAP: Duration = Duration::from_millis(100);
 
 /// What a scrub found.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct ScrubReport {
     pub blocks: u64,
     pub bytes: u64,
@@ -28,6 +28,8 @@ pub struct ScrubReport {
     pub unreadable_blocks: u64,
     /// The server stopped before the end.
     pub interrupted: bool,
+    /// Left out of JSON, where durations carry their unit in the name.
+    #[serde(skip)]
     pub elapsed: Duration,
 }
 

@@ -57,8 +57,8 @@ pub struct Overrides {
     /// Private range that routing results may name; may be repeated
     #[arg(long, env = "TIDEGATE_ALLOW_PRIVATE", value_name = "CIDR", value_delimiter = ',')]
     pub allow_private: Vec<IpNet>,
-    /// Resolver for /dnsaddr: system, none, or an address [default: system]
-    #[arg(long, env = "TIDEGATE_DNS", value_name = "ADDR|system|none")]
+    /// Resolver for DNSLink and /dnsaddr: system, none, an address, or https://HOST/dns-query [default: system]
+    #[arg(long, env = "TIDEGATE_DNS", value_name = "ADDR|URL|system|none")]
     pub dns: Option<Dns>,
     /// sqlite:// or postgres:// URL, or none [default: metrics.sqlite in the data directory]
     #[arg(long, env = "TIDEGATE_DATABASE", value_name = "URL")]
@@ -75,6 +75,9 @@ pub struct Overrides {
     /// File with a lasting admin token; needed when --admin is not loopback
     #[arg(long, env = "TIDEGATE_ADMIN_TOKEN_FILE", value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
+    /// Further name by which people reach the admin listener (a reverse proxy's); may be repeated
+    #[arg(long, env = "TIDEGATE_ADMIN_HOST", value_name = "HOST", value_delimiter = ',')]
+    pub admin_host: Vec<String>,
     /// Host that serves content by subdomain; may be repeated; no effect yet [default: localhost]
     #[arg(long, env = "TIDEGATE_SUBDOMAIN_HOST", value_name = "HOST", value_delimiter = ',')]
     pub subdomain_host: Vec<String>,
@@ -126,6 +129,7 @@ impl Overrides {
         one(&self.compare_share, &mut settings.compare_share);
         list(&self.trusted_proxy, &mut settings.trusted_proxy);
         maybe(&self.admin_token_file, &mut settings.admin_token_file);
+        list(&self.admin_host, &mut settings.admin_host);
         list(&self.subdomain_host, &mut settings.subdomain_host);
         one(&self.cache_memory, &mut settings.cache_memory);
         one(&self.cache_disk, &mut settings.cache_disk);

@@ -100,12 +100,12 @@ pub enum ImportError {
 /// Holds one batch, one chunk and the names of the directories it is in. What was written before an error stays, unpinned.
 pub async fn add_path(
     store: &dyn Blockstore,
-    _guard: &(impl Sync + ?Sized),
+    guard: &(impl Sync + ?Sized),
     path: &Path,
     options: &AddOptions,
     progress: &mut (dyn FnMut(Progress<'_>) + Send),
 ) -> Result<Added, ImportError> {
-    let mut adder = Adder { batch: Batch::new(store), profile: options.profile, bytes: 0, entries: 0, progress };
+    let mut adder = Importer::new(store, guard, options.profile, progress);
     // Directories that are open, the innermost last.
     let mut open: Vec<Folder> = Vec::new();
     let mut next = Some((path.to_owned(), String::new()));
@@ -146,14 +146,14 @@ pub async fn add_path(
 /// Adds what `reader` gives, up to its end, as one file. Holds one batch and one chunk.
 pub async fn add_stream(
     store: &dyn Blockstore,
-    _guard: &(impl Sync + ?Sized),
+    guard: &(impl Sync + ?Sized),
     reader: impl AsyncRead + Unpin + Send,
     profile: &Profile,
     progress: &mut (dyn FnMut(Progress<'_>) + Send),
 ) -> Result<Added, ImportError> {
-    let mut adder = Adder { batch: Batch::new(store), profile: *profile, bytes: 0, entries: 0, progress };
-    let built = adder.read(Path::new(""), reader, ImportError::Stream).await?;
-    adder.finish(built).await
+    let mut importer = Importer::new(store, guard, *profile, progress);
+    let built = importer.stream(reader).await?;
+    importer.finish(built).await
 }
 
 /// Stores the blocks of a CAR (version 1 or 2), each verified against its CID. Holds one batch and one section.
@@ -186,7 +186,10 @@ pub async fn import_car(
     Ok(imported)
 }
 
-struct Adder<'a> {
+/// Several files, symlinks and directories of one import, in shared batches: many small files cost one durable commit
+/// for [`BATCH_BLOCKS`] blocks or [`BATCH_BYTES`] bytes, not one each. Nothing is durable before [`Importer::finish`]
+/// returns, except what full batches have stored on the way.
+pub struct Importer<'a> {
     batch: Batch<'a>,
     profile: Profile,
     bytes: u64,
@@ -194,7 +197,41 @@ struct Adder<'a> {
     progress: &'a mut (dyn FnMut(Progress<'_>) + Send),
 }
 
-impl Adder<'_> {
+impl<'a> Importer<'a> {
+    /// The caller keeps `guard` until it has pinned the result.
+    pub fn new(
+        store: &'a dyn Blockstore,
+        _guard: &(impl Sync + ?Sized),
+        profile: Profile,
+        progress: &'a mut (dyn FnMut(Progress<'_>) + Send),
+    ) -> Self {
+        Self { batch: Batch::new(store), profile, bytes: 0, entries: 0, progress }
+    }
+
+    /// Files, symlinks and directories so far.
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// What `reader` gives, up to its end, as one file.
+    pub async fn stream(&mut self, reader: impl AsyncRead + Unpin + Send) -> Result<Built, ImportError> {
+        self.read(Path::new(""), reader, ImportError::Stream).await
+    }
+
+    pub async fn link(&mut self, target: &str) -> Result<Built, ImportError> {
+        let built = builder::symlink(&self.profile, target);
+        let (block, built) = built.map_err(|error| ImportError::Build { path: PathBuf::new(), error })?;
+        self.entry(Path::new(""), vec![block]).await?;
+        Ok(built)
+    }
+
+    /// A directory whose entries were added before.
+    pub async fn directory(&mut self, directory: DirBuilder) -> Result<Built, ImportError> {
+        let (blocks, built) = directory.finish().map_err(|error| ImportError::Build { path: PathBuf::new(), error })?;
+        self.entry(Path::new(""), blocks).await?;
+        Ok(built)
+    }
+
     async fn file(&mut self, path: &Path) -> Result<Built, ImportError> {
         let mut options = fs::OpenOptions::new();
         options.read(true);
@@ -262,7 +299,8 @@ impl Adder<'_> {
         (self.progress)(Progress { path, bytes: self.bytes, entries: self.entries });
     }
 
-    async fn finish(mut self, root: Built) -> Result<Added, ImportError> {
+    /// Everything is durable when this returns.
+    pub async fn finish(mut self, root: Built) -> Result<Added, ImportError> {
         self.batch.flush().await?;
         Ok(Added {
             cid: root.cid,

@@ -14,6 +14,7 @@ use crate::dag::{CarError, DirectoryError, ReadError, ResolveError, WalkError};
 use crate::ipld::path::PathError;
 use crate::ipld::unixfs::UnixFsError;
 use crate::ipld::{Cid, codec};
+use crate::names::NameError;
 use crate::record::{Outcome, Phase};
 use crate::retriever::FetchError;
 
@@ -29,7 +30,7 @@ pub enum GatewayError {
     Path { path: String, error: PathError },
     #[error(transparent)]
     Format(#[from] FormatError),
-    #[error("there is nothing at this address; content is under /ipfs/")]
+    #[error("there is nothing at this address; content is under /ipfs/ and /ipns/")]
     NoRoute,
     #[error("only GET, HEAD and OPTIONS are answered here")]
     Method,
@@ -52,6 +53,12 @@ pub enum GatewayError {
     Panic,
     #[error("the page could not be made: {0}")]
     Template(#[from] askama::Error),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error("records are of IPNS keys: ask for /ipns/KEY?format=ipns-record")]
+    NotAName,
+    #[error("a record is of a whole name: ask for it without a path")]
+    RecordPath,
     #[error(transparent)]
     Resolve(#[from] ResolveError),
     #[error(transparent)]
@@ -131,6 +138,8 @@ impl GatewayError {
                 Fault::new(StatusCode::GATEWAY_TIMEOUT, "timeout").ended(Outcome::Timeout).retry(RETRY_UPSTREAM)
             }
             Self::Panic | Self::Template(_) => Fault::new(StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+            Self::Name(error) => name(error),
+            Self::NotAName | Self::RecordPath => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),
             Self::Resolve(error) => resolve(error),
             Self::Read(error) => read(error),
             Self::Directory(error) => directory(error),
@@ -138,6 +147,32 @@ impl GatewayError {
             Self::Fetch(error) => fetch(error),
         }
     }
+}
+
+/// DNS knows that there is no link; that a key has no record is never known for certain, somebody may hold one.
+fn name(error: &NameError) -> Fault {
+    let (status, outcome, retry) = match error {
+        NameError::Syntax { .. } | NameError::Path(_) | NameError::Recursion { .. } | NameError::KeyName(_) => {
+            (StatusCode::BAD_REQUEST, Outcome::Error, None)
+        }
+        NameError::NoLink { .. } => (StatusCode::NOT_FOUND, Outcome::NotFound, Some(RETRY_NOBODY)),
+        NameError::NotFound { .. } => (StatusCode::BAD_GATEWAY, Outcome::NotFound, Some(RETRY_NOBODY)),
+        NameError::Invalid { .. } | NameError::BadLink { .. } => {
+            (StatusCode::BAD_GATEWAY, Outcome::Error, Some(RETRY_NOBODY))
+        }
+        NameError::Dns { .. } | NameError::Unreachable { .. } => {
+            (StatusCode::BAD_GATEWAY, Outcome::Error, Some(RETRY_UPSTREAM))
+        }
+        NameError::Timeout { .. } => (StatusCode::GATEWAY_TIMEOUT, Outcome::Timeout, Some(RETRY_UPSTREAM)),
+        NameError::Disabled { .. } => (StatusCode::BAD_GATEWAY, Outcome::Error, None),
+        NameError::NotLocal { .. } => (StatusCode::PRECONDITION_FAILED, Outcome::NotFound, None),
+        NameError::Busy => (StatusCode::SERVICE_UNAVAILABLE, Outcome::Error, Some(RETRY_BUSY)),
+        NameError::Older { .. } => (StatusCode::CONFLICT, Outcome::Error, None),
+        NameError::Lost { .. } | NameError::Store(_) | NameError::Sign(_) | NameError::Key { .. } => {
+            (StatusCode::INTERNAL_SERVER_ERROR, Outcome::Error, None)
+        }
+    };
+    Fault { retry_after: retry, ..Fault::new(status, error.kind()).ended(outcome).at(Phase::Resolve) }
 }
 
 fn resolve(error: &ResolveError) -> Fault {

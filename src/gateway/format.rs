@@ -10,6 +10,9 @@ pub const RAW: &str = "application/vnd.ipld.raw";
 /// `application/vnd.ipld.car`.
 pub const CAR: &str = "application/vnd.ipld.car";
 
+/// `application/vnd.ipfs.ipns-record`.
+pub const IPNS_RECORD: &str = "application/vnd.ipfs.ipns-record";
+
 /// The form of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResponseFormat {
@@ -19,6 +22,8 @@ pub enum ResponseFormat {
     Raw,
     /// The blocks of a graph.
     Car(CarOptions),
+    /// The signed record of an IPNS name.
+    IpnsRecord,
 }
 
 /// What a request says about the CAR it wants (IPIP-402, IPIP-412).
@@ -65,6 +70,7 @@ impl ResponseFormat {
             Self::Deserialized => "deserialized",
             Self::Raw => "raw",
             Self::Car(_) => "car",
+            Self::IpnsRecord => "ipns-record",
         }
     }
 
@@ -78,6 +84,7 @@ impl ResponseFormat {
             let format = match &*format {
                 "raw" => Self::Raw,
                 "car" => Self::Car(CarOptions::read(&query.car, media)?),
+                "ipns-record" => Self::IpnsRecord,
                 _ => return Err(FormatError::Unknown(format)),
             };
             return Ok(Negotiated { format, by_accept: false });
@@ -88,6 +95,7 @@ impl ResponseFormat {
         let format = match &*media.essence {
             RAW => Self::Raw,
             CAR => Self::Car(CarOptions::read(&query.car, Some(media))?),
+            IPNS_RECORD => Self::IpnsRecord,
             other if is_ipfs_type(other) => return Err(FormatError::Unknown(other.to_owned())),
             _ => return Ok(Negotiated { format: Self::Deserialized, by_accept: false }),
         };

@@ -16,6 +16,7 @@ use super::format::{Negotiated, ResponseFormat};
 use super::guard::{Guard, Start};
 use super::metrics::Limits;
 use super::middleware::{FormatLabel, RequestInfo};
+use super::names::{self, Mutable, Target};
 use super::{Gateway, headers, page, problem, respond};
 use crate::dag;
 use crate::ipld::Cid;
@@ -27,7 +28,7 @@ use crate::retriever::{FetchError, Session, SessionOptions};
 /// The retriever's own timeout, which can name phase and providers, gets this much time to speak first.
 const RETRIEVER_SPEAKS_FIRST: Duration = Duration::from_secs(1);
 /// A request without a limit in time: a century.
-const NO_LIMIT: Duration = Duration::from_secs(100 * 365 * 86_400);
+pub(super) const NO_LIMIT: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 type Reply = Response<Body>;
 
@@ -37,8 +38,13 @@ pub(super) struct Ask {
     pub(super) headers: HeaderMap,
     pub(super) uri: Uri,
     pub(super) info: RequestInfo,
+    /// As it was asked for.
     pub(super) path: ContentPath,
+    /// Where it leads: the same, or the `/ipfs/` path of a name.
+    pub(super) target: ContentPath,
     pub(super) root: Cid,
+    /// Of an `/ipns/` path.
+    mutable: Option<Mutable>,
     pub(super) negotiated: Negotiated,
     pub(super) conditional: Conditional,
     pub(super) filename: Option<String>,
@@ -57,7 +63,7 @@ pub(super) struct Visit<'a> {
     resolved_after: Option<Duration>,
 }
 
-/// `/ipfs/{cid}[/path]`.
+/// `/ipfs/{cid}[/path]` and `/ipns/{name}[/path]`.
 pub(super) async fn content(
     State(gateway): State<Arc<Gateway>>,
     Extension(info): Extension<RequestInfo>,
@@ -68,14 +74,22 @@ pub(super) async fn content(
     if let Some(reply) = other_method(&method, &headers, &info) {
         return reply;
     }
-    let ask = match Ask::read(&gateway, method, uri, headers, info) {
+    let mut target = None;
+    if uri.path().starts_with("/ipns/") {
+        match names::enter(&gateway, &method, &uri, &headers, &info).await {
+            Ok(found) => target = Some(found),
+            Err(reply) => return reply,
+        }
+    }
+    let (target, permit) = target.map(|Target { path, mutable, permit }| ((path, mutable), permit)).unzip();
+    let ask = match Ask::read(&gateway, method, uri, headers, info, target) {
         Ok(ask) => ask,
         Err((error, method, headers, info)) => return refuse(&error, &method, &headers, &info),
     };
     let label = FormatLabel(ask.negotiated.format.name());
     let mut reply = match known_by_the_client(&ask) {
-        Some(etag) => not_modified(&etag),
-        None => match gateway.permits.clone().try_acquire_owned() {
+        Some(etag) => ask.not_modified(&etag),
+        None => match permit.map_or_else(|| gateway.permits.clone().try_acquire_owned(), Ok) {
             Ok(permit) => visit(&gateway, &ask, permit).await,
             Err(_) => {
                 gateway.counts.hit(Limits::ConcurrentRequests);
@@ -128,12 +142,17 @@ impl Ask {
         uri: Uri,
         headers: HeaderMap,
         info: RequestInfo,
+        target: Option<(ContentPath, Mutable)>,
     ) -> Result<Self, (GatewayError, Method, HeaderMap, RequestInfo)> {
+        let (target, mutable) = target.unzip();
         let parsed = ContentPath::parse(uri.path())
-            .and_then(|path| path.cid().copied().map(|root| (path, root)).ok_or(PathError::Namespace))
+            .and_then(|path| {
+                let target = target.unwrap_or_else(|| path.clone());
+                target.cid().copied().map(|root| ((path, target), root)).ok_or(PathError::Namespace)
+            })
             .map_err(|error| GatewayError::Path { path: uri.path().to_owned(), error });
         let parsed = parsed.and_then(|parsed| Ok((parsed, ResponseFormat::negotiate(uri.query(), &headers)?)));
-        let ((path, root), negotiated) = match parsed {
+        let (((path, target), root), negotiated) = match parsed {
             Ok(parsed) => parsed,
             Err(error) => return Err((error, method, headers, info)),
         };
@@ -141,20 +160,27 @@ impl Ask {
             conditional: Conditional::read(&headers),
             filename: parameter(&uri, "filename").filter(|name| !name.is_empty()),
             download: parameter(&uri, "download").is_some_and(|value| value == "true"),
-            only_if_cached: headers.get_all(CACHE_CONTROL).iter().any(|value| {
-                value
-                    .to_str()
-                    .is_ok_and(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case("only-if-cached")))
-            }),
+            only_if_cached: only_if_cached(&headers),
             policy: chosen_policy(gateway, &uri, &headers),
             method,
             headers,
             uri,
             info,
             path,
+            target,
             root,
+            mutable,
             negotiated,
         })
+    }
+
+    /// 304.
+    fn not_modified(&self, etag: &str) -> Reply {
+        let mut reply = not_modified(etag);
+        if let Some(mutable) = &self.mutable {
+            mutable.set_cache_control(reply.headers_mut());
+        }
+        reply
     }
 
     pub(super) fn is_head(&self) -> bool {
@@ -177,6 +203,8 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
 
     let limit = gateway.state.config.first_byte_timeout;
     let limit = if limit.is_zero() { NO_LIMIT } else { limit + RETRIEVER_SPEAKS_FIRST };
+    // The time that a name took counts.
+    let limit = limit.saturating_sub(ask.info.started.elapsed()).max(RETRIEVER_SPEAKS_FIRST);
     let answered = match tokio::time::timeout(limit, answer(&mut visit)).await {
         Ok(answered) => answered,
         Err(_) => {
@@ -193,12 +221,13 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
 }
 
 async fn answer(visit: &mut Visit<'_>) -> Result<Reply, GatewayError> {
-    let way = dag::resolve_cid(&visit.session, &visit.ask.path).await?;
+    let way = dag::resolve_cid(&visit.session, &visit.ask.target).await?;
     let resolved = way.fetch(&visit.session).await?;
     visit.resolved_after = Some(visit.ask.info.started.elapsed());
     match visit.ask.negotiated.format {
         ResponseFormat::Raw => respond::raw::respond(visit, resolved),
         ResponseFormat::Car(options) => respond::car::respond(visit, &resolved, options).await,
+        ResponseFormat::IpnsRecord => Err(GatewayError::NotAName),
         ResponseFormat::Deserialized => match &resolved.kind {
             dag::NodeKind::File { .. } => respond::file::respond(visit, &resolved, &resolved.block).await,
             dag::NodeKind::Directory | dag::NodeKind::HamtDirectory => {
@@ -220,7 +249,7 @@ impl Visit<'_> {
             return None;
         }
         self.light(StatusCode::NOT_MODIFIED);
-        Some(not_modified(etag))
+        Some(self.ask.not_modified(etag))
     }
 
     /// 301 to the same address with a slash at its end, the query kept.
@@ -229,7 +258,11 @@ impl Visit<'_> {
         path.trailing_slash = true;
         let query = self.ask.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         self.light(StatusCode::MOVED_PERMANENTLY);
-        redirect(&format!("{}{query}", path.to_url_path()))
+        let mut reply = redirect(&format!("{}{query}", path.to_url_path()));
+        if let Some(mutable) = &self.ask.mutable {
+            mutable.set_cache_control(reply.headers_mut());
+        }
+        reply
     }
 
     fn light(&mut self, status: StatusCode) {
@@ -251,11 +284,14 @@ impl Visit<'_> {
         E: Into<GatewayError> + 'static,
     {
         out.extend(length.map(|length| (CONTENT_LENGTH, HeaderValue::from(length))));
+        if let Some(mutable) = &self.ask.mutable {
+            mutable.set_cache_control(&mut out);
+        }
         if self.ask.negotiated.by_accept
             && let Some(form) = match self.ask.negotiated.format {
                 ResponseFormat::Raw => Some("raw"),
                 ResponseFormat::Car(_) => Some("car"),
-                ResponseFormat::Deserialized => None,
+                ResponseFormat::Deserialized | ResponseFormat::IpnsRecord => None,
             }
         {
             let query = self.ask.uri.query().map(|query| format!("{query}&")).unwrap_or_default();
@@ -317,13 +353,13 @@ impl Visit<'_> {
 
 /// Validators that the client can only have from this address, so that no look at the content is needed.
 fn known_by_the_client(ask: &Ask) -> Option<String> {
-    if ask.conditional.is_empty() || !ask.path.segments.is_empty() {
+    if ask.conditional.is_empty() || !ask.target.segments.is_empty() {
         return None;
     }
     let etags = match ask.negotiated.format {
         ResponseFormat::Deserialized => vec![headers::etag(&ask.root), respond::directory::etag(&ask.root)],
         ResponseFormat::Raw => vec![headers::etag_of_form(&ask.root, "raw")],
-        ResponseFormat::Car(_) => Vec::new(),
+        ResponseFormat::Car(_) | ResponseFormat::IpnsRecord => Vec::new(),
     };
     etags.into_iter().find(|etag| ask.conditional.has(etag))
 }
@@ -344,7 +380,7 @@ fn redirect(to: &str) -> Reply {
     reply
 }
 
-fn refuse(error: &GatewayError, method: &Method, headers: &HeaderMap, info: &RequestInfo) -> Reply {
+pub(super) fn refuse(error: &GatewayError, method: &Method, headers: &HeaderMap, info: &RequestInfo) -> Reply {
     let context = problem::Context { method, headers, request: &info.id, started: info.started, retrieval: None };
     problem::respond(error, &error.fault(), &context)
 }
@@ -372,7 +408,14 @@ fn chosen_policy(gateway: &Gateway, uri: &Uri, headers: &HeaderMap) -> Option<Po
     admin.then_some(policy)
 }
 
-fn parameter(uri: &Uri, name: &str) -> Option<String> {
+/// `Cache-Control: only-if-cached`.
+pub(super) fn only_if_cached(headers: &HeaderMap) -> bool {
+    headers.get_all(CACHE_CONTROL).iter().any(|value| {
+        value.to_str().is_ok_and(|v| v.split(',').any(|part| part.trim().eq_ignore_ascii_case("only-if-cached")))
+    })
+}
+
+pub(super) fn parameter(uri: &Uri, name: &str) -> Option<String> {
     let query = uri.query()?;
     url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }

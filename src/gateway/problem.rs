@@ -126,6 +126,11 @@ fn html(fault: &Fault, problem: &Problem<'_>) -> Option<String> {
         }
         "no_link" => "The content is there, but it has nothing by this name. Names are case-sensitive.",
         "bad_path" => "Check the address: it reads /ipfs/ followed by a CID and, optionally, a path.",
+        "bad_name" => "Check the address: after /ipns/ stands an IPNS key (k51…) or a DNS name.",
+        "name_not_found" => "The name may be new or its publisher offline. Who publishes it should check that its node republishes.",
+        "no_dnslink" => "Who runs this domain can add a TXT record that begins with dnslink= at _dnslink under it.",
+        "name_invalid" => "Only the publisher of this name can mend it, by publishing it anew.",
+        "name_timeout" | "name_unreachable" => "Trying again soon often helps.",
         "busy" | "stopping" => "Please try again in a few seconds.",
         "malformed" => {
             "The content itself is damaged: its bytes are what the CID says. Only its publisher can mend it."

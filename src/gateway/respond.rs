@@ -3,4 +3,5 @@
 pub(super) mod car;
 pub(super) mod directory;
 pub(super) mod file;
+pub(super) mod ipns_record;
 pub(super) mod raw;

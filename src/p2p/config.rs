@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::units::ByteSize;
 
@@ -46,7 +47,8 @@ pub struct Config {
     pub offline: bool,
     /// Private and loopback ranges that routing results may name. Configured peers and mDNS are exempt. Default: none.
     pub allow_private: Vec<IpNet>,
-    /// Resolver for `/dns` and `/dnsaddr` names: `system`, `none`, or an address such as `1.1.1.1:53`.
+    /// Resolver for `/dns` and `/dnsaddr` names: `system`, `none`, an address such as `1.1.1.1:53`, or
+    /// the URL of a DNS-over-HTTPS endpoint.
     pub dns: Dns,
     /// Established connections, both ways together. Default: 1,024. 0 means no limit.
     pub max_connections: u32,
@@ -78,17 +80,19 @@ pub enum Bootstrap {
 }
 
 /// Which resolver is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Dns {
     #[default]
     System,
     None,
     Server(SocketAddr),
+    /// DNS over HTTPS (RFC 8484), by the URL of its endpoint. Its own name is looked up once, by the system's resolver.
+    Https(Box<Url>),
 }
 
 /// The text is no choice of resolver.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a resolver: write system, none, or an address such as 1.1.1.1:53")]
+#[error("{0:?} is not a resolver: write system, none, an address such as 1.1.1.1:53, or https://HOST/dns-query")]
 pub struct DnsError(String);
 
 impl Default for Config {
@@ -179,6 +183,10 @@ impl FromStr for Dns {
         match text {
             "system" => Ok(Self::System),
             "none" => Ok(Self::None),
+            https if https.starts_with("https://") => match Url::parse(https) {
+                Ok(url) if url.host_str().is_some_and(|host| !host.is_empty()) => Ok(Self::Https(Box::new(url))),
+                _ => Err(DnsError(text.to_owned())),
+            },
             address => address
                 .parse()
                 .or_else(|_| address.parse().map(|ip| SocketAddr::new(ip, 53)))
@@ -194,6 +202,7 @@ impl std::fmt::Display for Dns {
             Self::System => f.write_str("system"),
             Self::None => f.write_str("none"),
             Self::Server(address) => address.fmt(f),
+            Self::Https(url) => url.fmt(f),
         }
     }
 }
@@ -232,6 +241,7 @@ mod tests {
     fn resolvers_are_words_or_addresses() {
         assert_eq!("none".parse(), Ok(Dns::None));
         assert_eq!("9.9.9.9".parse(), Ok(Dns::Server("9.9.9.9:53".parse().unwrap())));
-        assert!("nowhere".parse::<Dns>().is_err());
+        assert_eq!("https://dns.example/dns-query".parse::<Dns>().unwrap().to_string(), "https://dns.example/dns-query");
+        assert!("nowhere".parse::<Dns>().is_err() && "https://".parse::<Dns>().is_err());
     }
 }

@@ -1,13 +1,11 @@
 //! TCP (Noise or TLS, yamux) and QUIC, names resolved before them, circuits beside them.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, Either, FutureExt, TryFutureExt};
-use hickory_resolver::config::NameServerConfig;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, TransportError, TransportEvent, timeout::TransportTimeout};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo, Version};
@@ -16,7 +14,8 @@ use libp2p::{Multiaddr, PeerId, Transport, dns, metrics, noise, quic, relay, tcp
 use thiserror::Error;
 
 use super::address::{Policy, peer_of};
-use super::config::{Config, Dns};
+use super::config::Config;
+use super::resolver;
 use crate::telemetry::Metrics;
 
 type Muxed = (PeerId, StreamMuxerBox);
@@ -66,13 +65,9 @@ pub fn build(
         quic::tokio::Transport::new(quic::Config::new(key)).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let direct = tcp.or_transport(quic).map(|either, _| either.into_inner()).boxed();
     let gated = Gate { inner: direct, policy: policy.clone() };
-    let named = match config.dns {
-        Dns::System => dns::tokio::Transport::system(gated)?.boxed(),
-        Dns::Server(address) => {
-            let server = dns::ResolverConfig::from_parts(None, vec![], vec![name_server(address)]);
-            dns::tokio::Transport::custom(gated, server, dns::ResolverOpts::default()).boxed()
-        }
-        Dns::None => gated.boxed(),
+    let named = match resolver::config(&config.dns)? {
+        Some((servers, options)) => dns::tokio::Transport::custom(gated, servers, options).boxed(),
+        None => gated.boxed(),
     };
     let (circuits, relay) = relay::client::new(key.public().to_peer_id());
     let circuits = circuits
@@ -84,12 +79,6 @@ pub fn build(
     let timed = limit(all, config.dial_timeout);
     let counted = telemetry.with(|registry| metrics::BandwidthTransport::new(timed, registry));
     Ok((counted.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).boxed(), relay))
-}
-
-fn name_server(address: SocketAddr) -> NameServerConfig {
-    let mut server = NameServerConfig::udp_and_tcp(address.ip());
-    server.connections.iter_mut().for_each(|connection| connection.port = address.port());
-    server
 }
 
 fn limit<T: Transport>(transport: T, timeout: Duration) -> TransportTimeout<T> {

@@ -15,7 +15,7 @@ const ONE_CLUSTER_FACTOR: f64 = 2.0;
 const LEAST_MS: f64 = 0.5;
 
 /// Peers whose RTT is alike.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct RttCluster {
     /// `A` is the nearest.
     pub name: char,

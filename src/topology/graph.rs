@@ -15,7 +15,7 @@ const MAX_DIAMETER_NODES: usize = 2_000;
 const MAX_BETWEENNESS_WORK: usize = 20_000_000;
 
 /// The shape of the graph of known peers. Isolated peers count.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, utoipa::ToSchema)]
 pub struct Shape {
     #[serde(skip)]
     pub nodes: u64,

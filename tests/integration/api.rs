@@ -1,5 +1,8 @@
 //! The admin listener through its router: the REST API, who may use it, and the pages.
 
+mod access;
+mod rest;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -81,6 +84,15 @@ impl Admin {
     }
 
     async fn with(bound: &str, database: Db) -> Self {
+        Self::with_access(bound, database, |access, _, _| access).await
+    }
+
+    /// `more` adds to the access rules what a test is about.
+    async fn with_access(
+        bound: &str,
+        database: Db,
+        more: impl FnOnce(Access, &std::path::Path, &Metrics) -> Access,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (metrics, supervisor) = (Metrics::new(), Supervisor::new());
         let blocks = Blocks::open(dir.path(), &blockstore::Config::default(), &metrics, &supervisor).await.unwrap();
@@ -92,6 +104,8 @@ impl Admin {
         };
         let bound: SocketAddr = bound.parse().unwrap();
         let draining = Draining::default();
+        let access = Access::new(bound, Arc::new(|token| token == TOKEN), vec!["tide.example".to_owned()]);
+        let access = more(access, dir.path(), &metrics);
         let state = api::State {
             blocks: blocks.clone(),
             retriever: Retriever::local(blocks.clone()),
@@ -104,7 +118,7 @@ impl Admin {
             supervisors: vec![supervisor.clone()],
             draining: draining.clone(),
             started: Instant::now(),
-            access: Access::new(bound, Arc::new(|token| token == TOKEN), vec!["tide.example".to_owned()]),
+            access,
         };
         let pages = dashboard::router(dashboard::State {
             db: db.clone(),
@@ -515,11 +529,16 @@ async fn names_of_others_are_refused_against_dns_rebinding() {
     for host in ["localhost:8090", "127.0.0.1", "[::1]:8090", "tide.example", "TIDE.example:443", "a.localhost:1"] {
         assert_eq!(status(host).await, StatusCode::OK, "{host}");
     }
-    for host in ["evil.example", "localhost.evil.example", "192.168.1.7:8090", "127.0.0.1.evil.example:8090", ""] {
+    for host in ["evil.example", "localhost.evil.example", "192.168.1.7:8090", "127.0.0.1.evil.example:8090"] {
         assert_eq!(status(host).await, StatusCode::FORBIDDEN, "{host}");
     }
+    assert_eq!(status("").await, StatusCode::BAD_REQUEST);
     let none = admin.send(Request::builder().uri("/").body(Body::empty()).unwrap()).await;
-    none.problem(StatusCode::FORBIDDEN);
+    none.problem(StatusCode::BAD_REQUEST);
+    let twice = request(Method::GET, "/").header(header::HOST, "127.0.0.1:8090").body(Body::empty()).unwrap();
+    assert_eq!(admin.send(twice).await.problem(StatusCode::BAD_REQUEST)["errors"][0]["header"], "Host");
+    let differs = Request::builder().uri("http://localhost/healthz").header(header::HOST, "127.0.0.1");
+    admin.send(differs.body(Body::empty()).unwrap()).await.problem(StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]
@@ -621,12 +640,22 @@ async fn a_fetch_shows_on_the_overview_in_the_list_and_in_detail() {
         ("outcome=complete", 0),
         ("policy=optimized&limit=1", 1),
         ("cid=bafkreih27ptmkbnlfvyzbnmnawzpmsvyqlrscvbwuqpyx4zzb2mbxivpxi", 1),
-        ("cursor=1", 0),
     ] {
         let list = admin.get(&format!("/api/v1/retrievals?{query}")).await.json();
         assert_eq!(list["items"].as_array().unwrap().len(), n, "{query}");
     }
-    for query in ["outcome=fine", "limit=0", "limit=501", "cid=nonsense", "cursor=x", "outcom=complete"] {
+    for query in [
+        "outcome=fine",
+        "limit=0",
+        "limit=501",
+        "cid=nonsense",
+        "cursor=x",
+        "outcom=complete",
+        "cursor=1",
+        "limit=1&limit=1",
+        "min_load_ms=NaN",
+        "peer=%00",
+    ] {
         admin.get(&format!("/api/v1/retrievals?{query}")).await.problem(StatusCode::BAD_REQUEST);
     }
     admin.get("/api/v1/retrievals/1").await.problem(StatusCode::NOT_FOUND);

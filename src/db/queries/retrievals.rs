@@ -15,7 +15,7 @@ use crate::record::{CacheState, Origin, Outcome, Policy, RetrievalId, Source};
 const MAX_PARTS: u64 = 4_096;
 
 /// A row of `ipfs_acceleration_results`; names and meanings as in DATA.md §2.
-#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult, utoipa::ToSchema)]
 pub struct RetrievalRow {
     pub id: i64,
     pub test_id: Option<i64>,
@@ -57,7 +57,7 @@ pub struct RetrievalRow {
 }
 
 /// A row of `retrieval_attempts`.
-#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult, utoipa::ToSchema)]
 pub struct AttemptRow {
     pub result_id: i64,
     pub ordinal: i64,
@@ -92,7 +92,7 @@ pub struct RetrievalBrief {
 }
 
 /// A row of `retrieval_events`; `at_us` is since the start of the retrieval.
-#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult, utoipa::ToSchema)]
 pub struct EventRow {
     pub ordinal: i64,
     pub at_us: i64,
@@ -104,7 +104,8 @@ pub struct EventRow {
 }
 
 /// One retrieval with its parts. No events: its trace was not among the kept ones.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
+#[schema(as = RetrievalDetail)]
 pub struct Detail {
     #[serde(flatten)]
     pub row: RetrievalRow,

@@ -17,6 +17,7 @@ use tidegate::gateway::{self, Config, State};
 use tidegate::ipld::builder::{Built, DirBuilder, FileBuilder, Profile};
 use tidegate::ipld::{Block, Cid};
 use tidegate::listener;
+use tidegate::names::{NsMap, Resolver};
 use tidegate::record::{RecordSink, RetrievalRecord};
 use tidegate::retriever::Retriever;
 use tidegate::supervisor::Supervisor;
@@ -56,11 +57,17 @@ impl World {
     }
 
     pub fn with(config: Config) -> Self {
+        Self::with_names(config, |_| Resolver::fixed(NsMap::default()))
+    }
+
+    /// With names that the test makes.
+    pub fn with_names(config: Config, names: impl FnOnce(&Metrics) -> Resolver) -> Self {
         let store = Arc::new(Store::default());
         let records = Arc::new(Records::default());
         let metrics = Metrics::new();
         let state = State {
             retriever: Retriever::local(store.clone()),
+            names: names(&metrics),
             sink: records.clone(),
             config,
             is_admin_token: Arc::new(|token| token == TOKEN),
