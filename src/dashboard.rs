@@ -6,6 +6,7 @@
 pub mod assets;
 mod attention;
 mod chart;
+mod content;
 mod error;
 mod export;
 pub mod filters;
@@ -15,18 +16,27 @@ mod page;
 mod peer;
 mod peers;
 mod plot;
+mod reference;
+mod reports;
 mod retrieval;
 mod retrievals;
+mod series;
+mod system;
 mod topology;
 mod verdict;
 mod waterfall;
+mod webgpu;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
 
+pub use reference::reference;
+pub use system::Host;
+
 use crate::db::{Database, DbError};
+use crate::topology::Facts;
 
 /// What the pages read.
 #[derive(Clone)]
@@ -39,6 +49,10 @@ pub struct State {
     pub gateway: String,
     /// `--compare-share`: the share of cold retrievals that run the standard policy, 0..=1.
     pub compare_share: f64,
+    /// The process and its machine.
+    pub host: Arc<Host>,
+    /// What the configuration says about routers, for recommendations.
+    pub facts: Facts,
 }
 
 /// What pages show of the node without asking the database.
@@ -72,6 +86,11 @@ pub fn router(state: State) -> Router {
         .route("/peers", get(peers::page))
         .route("/peers/{peer_id}", get(peer::page))
         .route("/topology", get(topology::page))
+        .route("/partials/retrievals", get(retrievals::partial))
+        .route("/content", get(content::page))
+        .route("/system", get(system::page))
+        .route("/webgpu", get(webgpu::page))
+        .route("/reports", get(reports::page))
         .route("/static/{*path}", get(assets::serve))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)

@@ -2,6 +2,8 @@
 //!
 //! Everything here was measured. A figure that was not is `None`, never a default.
 
+pub mod live;
+
 use std::time::{Duration, SystemTime};
 
 use libp2p::PeerId;
@@ -19,12 +21,20 @@ pub const MAX_ATTEMPTS: usize = 256;
 macro_rules! names {
     ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident => $text:literal),+ $(,)? }) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum $name { $($(#[$vmeta])* #[serde(rename = $text)] $variant),+ }
         impl $name {
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
             pub const fn as_str(self) -> &'static str { match self { $(Self::$variant => $text),+ } }
         }
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                use utoipa::openapi::schema::{ObjectBuilder, Type};
+                // The derive does not see names that come through a macro.
+                ObjectBuilder::new().schema_type(Type::String).enum_values(Some([$($text),+])).into()
+            }
+        }
+        impl utoipa::ToSchema for $name {}
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str(self.as_str()) }
         }
@@ -302,6 +312,9 @@ impl SessionReport {
 
 /// Where finished retrievals go. Never blocks, never fails: what cannot be kept is counted and dropped (invariant 3).
 pub trait RecordSink: Send + Sync + 'static {
+    /// A retrieval begins. Called before its record, if there is one.
+    fn started(&self, _: live::Begun) {}
+
     fn record(&self, record: RetrievalRecord);
 }
 

@@ -28,9 +28,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::State;
 use super::extract::{Query, fresh};
+use super::openapi::{Binary, Tree};
 use super::pins::recursive;
 use super::problem::Problem;
-use crate::blockstore::Blockstore;
+use crate::blockstore::{Blockstore, MAX_PIN_NAME};
 use crate::dag::MAX_DEPTH;
 use crate::dag::import::{self, Added, ImportError, Importer};
 use crate::ipld::Cid;
@@ -85,7 +86,7 @@ pub struct Answer {
 #[utoipa::path(
     post, path = "/add", tag = "content", params(AddAsked),
     request_body(
-        content((Vec<u8> = "application/octet-stream"), (Vec<u8> = "multipart/form-data")),
+        content((Binary = "application/octet-stream"), (Tree = "multipart/form-data")),
         description = "One file as it is, or the entries of a tree"
     ),
     responses(
@@ -115,15 +116,15 @@ async fn store_files(
     upload: &mut Upload,
 ) -> Result<Response, Problem> {
     let profile = match asked.profile.as_deref() {
-        Some(name) => name.parse::<Profile>().map_err(|error| Problem::bad_request(error.to_string()))?,
+        Some(name) => name.parse::<Profile>().map_err(|error| Problem::parameter("profile", error.to_string()))?,
         None => Profile::default(),
     };
-    if asked.filename.as_deref().is_some_and(|name| name.len() > MAX_PATH) {
-        return Err(Problem::bad_request(format!("filename has at most {MAX_PATH} bytes")));
+    if asked.filename.as_deref().is_some_and(|name| name.len() > MAX_PIN_NAME) {
+        return Err(Problem::parameter("filename", format!("filename has at most {MAX_PIN_NAME} bytes")));
     }
     let guard = state.blocks.hold().await;
     let mut quiet = import::quiet;
-    let mut adding = Adding { importer: Importer::new(&*state.blocks, &guard, profile, &mut quiet), profile };
+    let mut adding = Adding { direct: Importer::new(&*state.blocks, &guard, profile, &mut quiet), profile };
     let (root, name) = match multer::parse_boundary(content_type(headers)) {
         Ok(boundary) => (adding.parts(upload, boundary, asked.wrap).await?, asked.filename),
         Err(_) if content_type(headers).starts_with("multipart/") => {
@@ -133,12 +134,12 @@ async fn store_files(
             let file = adding.file(upload).await?;
             match (&asked.filename, asked.wrap) {
                 (Some(name), true) => (adding.wrap(name, file).await?, asked.filename),
-                (None, true) => return Err(Problem::bad_request("wrap needs a filename")),
+                (None, true) => return Err(Problem::parameter("wrap", "wrap needs a filename")),
                 _ => (file, asked.filename),
             }
         }
     };
-    let Added { size, blocks, entries, .. } = adding.importer.finish(root).await.map_err(import_problem)?;
+    let Added { size, blocks, entries, .. } = adding.direct.finish(root).await.map_err(import_problem)?;
     let pinned = asked.pin.unwrap_or(true);
     if pinned {
         state.blocks.pins().add(&guard, vec![recursive(root.cid, name)]).await?;
@@ -169,7 +170,7 @@ pub struct CarAsked {
 /// Store every block of a CAR, each verified, and pin the roots that are there
 #[utoipa::path(
     post, path = "/car", tag = "content", params(CarAsked),
-    request_body(content = Vec<u8>, content_type = "application/vnd.ipld.car", description = "CAR version 1 or 2"),
+    request_body(content = Binary, content_type = "application/vnd.ipld.car", description = "CAR version 1 or 2"),
     responses(
         (status = 200, body = CarAnswer),
         (status = 409, description = "The store is busy."),
@@ -224,7 +225,7 @@ enum Entry {
 }
 
 struct Adding<'a> {
-    importer: Importer<'a>,
+    direct: Importer<'a>,
     profile: Profile,
 }
 
@@ -234,7 +235,7 @@ impl Adding<'_> {
         E: Into<io::Error> + Send,
     {
         let body = std::pin::pin!(body.map_err(Into::into));
-        self.importer.stream(StreamReader::new(body)).await.map_err(import_problem)
+        self.direct.stream(StreamReader::new(body)).await.map_err(import_problem)
     }
 
     async fn parts(&mut self, upload: &mut Upload, boundary: String, wrap: bool) -> Result<Built, Problem> {
@@ -242,7 +243,7 @@ impl Adding<'_> {
         let mut top = BTreeMap::new();
         while let Some(part) = parts.next_field().await.map_err(|error| multipart_problem(&error))? {
             let Some(name) = part.file_name().map(str::to_owned) else { continue };
-            if self.importer.entries() >= MAX_ENTRIES {
+            if self.direct.entries() >= MAX_ENTRIES {
                 return Err(Problem::too_large(format!("a request has at most {MAX_ENTRIES} entries")));
             }
             let path = segments(&name)?;
@@ -274,7 +275,7 @@ impl Adding<'_> {
         }
         let target =
             String::from_utf8(target).map_err(|_| Problem::unprocessable("a symlink's target is not UTF-8"))?;
-        self.importer.link(&target).await.map_err(import_problem)
+        self.direct.link(&target).await.map_err(import_problem)
     }
 
     /// Children before their parents, without recursion: the tree may be [`MAX_DEPTH`] deep.
@@ -292,7 +293,7 @@ impl Adding<'_> {
                 None => {
                     // Local invariant: without a next entry, the innermost directory is open and complete.
                     let (name, builder, _) = open.pop().expect("a directory is open");
-                    (name, self.importer.directory(builder).await.map_err(import_problem)?)
+                    (name, self.direct.directory(builder).await.map_err(import_problem)?)
                 }
             };
             let Some(folder) = open.last_mut() else { return Ok(done) };
@@ -304,7 +305,7 @@ impl Adding<'_> {
     async fn wrap(&mut self, name: &str, file: Built) -> Result<Built, Problem> {
         let mut builder = DirBuilder::new(&self.profile);
         builder.add(name, file.cid, file.tsize).map_err(|error| build_problem(&error))?;
-        self.importer.directory(builder).await.map_err(import_problem)
+        self.direct.directory(builder).await.map_err(import_problem)
     }
 }
 

@@ -22,6 +22,18 @@ use utoipa::openapi::{ComponentsBuilder, Content, Info, License, OpenApi, OpenAp
 use super::problem::{Document, Problem};
 use super::scope;
 
+/// Bytes as they are.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub struct Binary(#[allow(dead_code)] Vec<u8>);
+
+/// The entries of a tree, each under its relative path as `filename`.
+#[derive(ToSchema)]
+pub struct Tree {
+    #[allow(dead_code)]
+    file: Vec<Binary>,
+}
+
 /// Tags in the order of the page: name and what is there.
 pub(super) const TAGS: [(&str, &str); 9] = [
     ("content", "Adding content, pins, caches, maintenance of the store"),
@@ -56,9 +68,9 @@ const COMMON: [(&str, &str, &str); 6] = [
     ("500", "Internal", "Our fault; the log has the reason."),
     ("503", "Unavailable", "The server is stopping, or what is needed is off or away; Retry-After."),
 ];
-/// They answer without a token, and never with one of [`COMMON`]'s refusals of a token.
+/// A request without a body is one with an empty file.
+const BODY_OPTIONAL: [&str; 1] = ["/api/v1/add"];
 const PROBLEM_JSON: &str = "application/problem+json";
-/// Their ETag would be of no use: they are text or a stream.
 const JSON: &str = "application/json";
 
 /// The document as it is served: made once.
@@ -72,7 +84,9 @@ pub fn rendered() -> &'static Rendered {
     RENDERED.get_or_init(|| {
         let (_, document) = super::routes().split_for_parts();
         // Local invariant: a document of maps with text keys is JSON.
-        let json = serde_json::to_vec(&finish(document)).expect("the document is JSON");
+        let mut document = serde_json::to_value(finish(document)).expect("the document is JSON");
+        plain(&mut document);
+        let json = document.to_string().into_bytes();
         Rendered { json: json.into() }
     })
 }
@@ -144,6 +158,11 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operati
 
 fn complete(method: &Method, path: &str, operation: &mut Operation) {
     operation.operation_id = Some(operation_id(method, path));
+    if let Some(RefOr::T(body)) = &mut operation.request_body
+        && BODY_OPTIONAL.contains(&path)
+    {
+        body.required = Some(utoipa::openapi::Required::False);
+    }
     let open = super::access::OPEN_PATHS.contains(&path);
     for response in operation.responses.responses.iter_mut().filter(|(status, _)| is_error(status)).map(|(_, r)| r) {
         if let RefOr::T(response) = response
@@ -185,6 +204,21 @@ fn complete(method: &Method, path: &str, operation: &mut Operation) {
         let with = |scheme: &str| SecurityRequirement::new(scheme, [needed]);
         // The empty one: loopback listeners ask for none.
         operation.security = Some(vec![with("bearer"), with("basic"), SecurityRequirement::default()]);
+    }
+}
+
+/// Descriptions come from doc comments: what is written there for readers of Rust is put into JSON's words.
+fn plain(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => map.iter_mut().for_each(|(key, value)| match value {
+            Value::String(text) if key == "description" || key == "summary" => {
+                *text = text.replace("`None`", "null").replace("[`", "`").replace("`]", "`");
+            }
+            value => plain(value),
+        }),
+        Value::Array(items) => items.iter_mut().for_each(plain),
+        _ => {}
     }
 }
 

@@ -31,27 +31,28 @@ pub enum Format {
 }
 
 #[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub struct Asked {
-    /// Default json.
+    /// `json` (nodes, edges, figures), `graphml` or `dot`.
     #[serde(default)]
-    #[param(required = false)]
+    #[param(inline, required = false)]
     format: Format,
-    /// Seconds back from now; default 3,600.
+    /// Seconds back from now. Default: 3,600.
     #[param(minimum = 1, maximum = 7_776_000)]
     window_s: Option<u64>,
 }
 
-/// The network as a graph: this node, the peers of the window, and their links
+/// The network as a graph: nodes, edges, roles, clusters and figures.
 #[utoipa::path(
     get, path = "/p2p/topology", tag = "network", params(Asked),
-    responses((status = 200, description = "Nodes, edges and figures", content(
+    responses((status = 200, content(
         (topology::Network = "application/json"),
         (String = "application/graphml+xml"),
-        (String = "text/vnd.graphviz"),
-    )))
+        (String = "text/vnd.graphviz")
+    ), description = "the graph, in the form that was asked for"))
 )]
+
 pub async fn topology(Extract(state): Extract<State>, Query(asked): Query<Asked>) -> Result<Response, Problem> {
     let seconds = asked.window_s.unwrap_or(DEFAULT_WINDOW_S);
     if seconds == 0 || seconds > MAX_WINDOW_S {

@@ -1,28 +1,39 @@
 //! The read side: plain view structs for pages, the API and reports. Times are microseconds since the epoch, unless
 //! the name says `_ms` or `_s`. A figure that nobody measured is `None`.
 
+mod cache;
 mod compare;
 mod network;
 mod overview;
 mod retrievals;
+mod runs;
 mod series;
+mod webgpu;
 
 use std::time::{Duration, SystemTime};
 
 use sea_orm::{DbBackend, Statement};
 use serde::Serialize;
 
-pub use self::compare::{Comparison, Interval, MIN_PAIRS, SizeClass, Verdict};
-pub use self::network::{ContentRow, HardwareRow, LinkRow, NetworkRow, PeerAttempt, PeerDetail, PeerHistory, PeerOrder, PeerRow};
+pub use self::cache::CachePoint;
+pub use self::compare::{Comparison, SizeClass, Stratum};
+pub use self::network::{
+    ContentRow, HardwareRow, LinkRow, NetworkRow, PeerAttempt, PeerDetail, PeerHistory, PeerOrder, PeerRow,
+};
 pub use self::overview::{ByTier, CacheHits, MinutePoint, Outcomes, Overview, Peak};
-pub use self::retrievals::{AttemptRow, Detail, EventRow, Page, RetrievalBrief, RetrievalFilter, RetrievalRow, canonical_cid};
+pub use self::retrievals::{
+    AttemptRow, Detail, EventRow, Page, RetrievalBrief, RetrievalFilter, RetrievalRow, canonical_cid,
+};
+pub use self::runs::{MAX_TRANSFERS, RunRow, TestFilter, TestRow, TransferRow, WebGpuRow, runs_of};
+pub use self::webgpu::{LabRow, LabRunRow, ModelRow};
 use super::rows;
+pub use crate::stats::{Interval, MIN_PAIRS, Verdict};
 
 /// The most rows of one page of a list.
 pub const MAX_LIMIT: u32 = 1_000;
 
 /// A span of time; `until` is not part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Window {
     pub since_us: i64,
     pub until_us: i64,
@@ -48,10 +59,13 @@ impl Window {
 #[doc(hidden)]
 pub fn statements(backend: DbBackend) -> Vec<(&'static str, Statement)> {
     [
+        cache::statements(backend),
         compare::statements(backend),
         network::statements(backend),
         retrievals::statements(backend),
+        runs::statements(backend),
         series::statements(backend),
+        webgpu::statements(backend),
     ]
     .into_iter()
     .flatten()

@@ -16,6 +16,8 @@ use tidegate::dashboard::{self, NodeSnapshot};
 use tidegate::db::observe::{LinkKind, LinkObservation, PeerObservation};
 use tidegate::db::{self, Database};
 use tidegate::ipld::cid;
+use tidegate::names::{NsMap, Resolver};
+use tidegate::record::live::Feed;
 use tidegate::record::{
     Attempt, AttemptOutcome, Origin, Outcome, Phase, Policy, RetrievalId, RetrievalRecord, SessionReport, Transport,
 };
@@ -54,10 +56,24 @@ impl World {
             node: Arc::new(move || node.clone()),
             gateway: "http://127.0.0.1:8080".to_owned(),
             compare_share: 0.0,
+            facts: Facts::default(),
+            host: Arc::new(dashboard::Host {
+                blocks: blocks.clone(),
+                config: serde_json::json!({}),
+                data_dir: dir.path().to_owned(),
+                supervisors: Vec::new(),
+                started: Instant::now(),
+                started_at: SystemTime::now(),
+                admin: "http://127.0.0.1:8090".to_owned(),
+                peer_addrs: Arc::new(Vec::new),
+            }),
         });
         let state = api::State {
             blocks: blocks.clone(),
             retriever: Retriever::local(blocks),
+            lab: tidegate::webgpu::Lab::new(&metrics),
+            names: Resolver::fixed(NsMap::default()),
+            feed: Feed::new(&metrics),
             node: None,
             db: db.clone(),
             metrics,

@@ -6,6 +6,7 @@
 Needs Chromium, Node and tests/browser's packages (TIDEGATE_NPM names the folder that holds node_modules).
 """
 
+import http.client
 import json
 import os
 import random
@@ -34,6 +35,22 @@ def look(server, out, pages=None):
     subprocess.run(["node", str(script)], env=env, check=True)
 
 
+def events_of(server, act, seconds=3):
+    """What /api/v1/events tells while something happens: (name, data) pairs."""
+    connection = http.client.HTTPConnection(server.admin, timeout=10)
+    connection.request("GET", "/api/v1/events")
+    response = connection.getresponse()
+    assert response.status == 200 and response.getheader("content-type") == "text/event-stream", response.status
+    act()
+    found, name, end = [], None, time.monotonic() + seconds
+    while time.monotonic() < end:
+        line = response.readline().decode().rstrip("\n")
+        if line.startswith("event: "):
+            name = line[7:]
+        elif line.startswith("data: "):
+            found.append((name, json.loads(line[6:])))
+    connection.close()
+    return found
 def figures_of_the_network(server, kubo, fetched):
     """What the pages of peers and of the network say is what happened."""
     for _ in range(150):  # peers are written down every 10 s
@@ -63,6 +80,7 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         root = Path(tmp)
         with Server(root / "empty", "--offline") as server:
+            look(server, out / "empty", "/,/content,/system")
             look(server, out / "empty", "/,/peers,/topology")
         with Kubo(root / "kubo") as kubo:
             sizes = [20_000] * 40 + [900_000] * 12 + [5_000_000] * 6 + [60_000_000]
@@ -90,8 +108,17 @@ def main():
                 assert items and items[0]["bytes"] == sizes[-1], items
                 page = request(server.admin, "GET", "/retrievals")[2].decode()
                 assert last[:8] in page and last[-6:] in page, "the fetch is not on the page"
+                content = request(server.admin, "GET", "/content?window=1h")[2].decode()
+                assert "half of the memory cache" in content, "the reuse curve is not on the page"
+                hits = json.loads(request(server.admin, "GET", "/content?window=1h&format=json&table=hits")[2])["rows"]
+                assert sum(row["requests_miss"] for row in hits) >= len(sizes), "each first fetch is a miss"
+                assert sum(row["requests_memory"] for row in hits) >= 20, "the second fetches are hits"
+                events = events_of(server, lambda: server.get(f"/ipfs/{cids[0]}"))
+                assert any(name == "finished" and data["cid"] == cids[0] for name, data in events), events
+                assert any(name == "summary" for name, _ in events), events
                 overview = request(server.admin, "GET", "/")[2].decode()
                 assert "NaN" not in overview and "Infinity" not in overview
+                look(server, out / "filled", f"/,/retrievals,/retrievals/{items[0]['id']},/content?window=1h,/system")
                 figures = figures_of_the_network(server, kubo.addresses[0].rsplit("/p2p/", 1)[1], sum(sizes))
                 look(server, out / "filled", f"/,/retrievals,/retrievals/{items[0]['id']},/peers,/topology")
                 print(figures)

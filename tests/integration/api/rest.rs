@@ -160,3 +160,46 @@ async fn many_small_files_of_one_request_are_all_there_after_it() {
     let report = admin.post("/api/v1/gc", "", Body::empty()).await.json();
     assert_eq!((report["kept_blocks"].as_u64(), report["missing_blocks"].as_u64()), (Some(2_001), Some(0)));
 }
+
+#[tokio::test]
+async fn the_page_of_the_api_shows_every_operation_and_schema_of_the_document() {
+    let admin = Admin::start().await;
+    let page = admin.get("/api").await;
+    assert_eq!(page.status, StatusCode::OK);
+    assert!(admin.get("/").await.body.contains("href=\"/api\""), "it is linked");
+    let document = admin.get("/api/v1/openapi.json").await.json();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for operation in item.as_object().unwrap().values() {
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(
+                page.body.contains(&format!("id=\"{id}\"")) && page.body.contains(&format!("<code>{path}</code>")),
+                "{id}"
+            );
+        }
+    }
+    let ids: Vec<String> = tags(&page.body)
+        .into_iter()
+        .flat_map(|tag| tag.attributes)
+        .filter(|(key, _)| key == "id")
+        .map(|(_, id)| id)
+        .collect();
+    for (_, to) in tags(&page.body).into_iter().flat_map(|tag| tag.attributes).filter(|(key, _)| key == "href") {
+        if let Some(to) = to.strip_prefix('#') {
+            assert!(ids.iter().any(|id| id == to), "#{to} leads nowhere");
+        }
+    }
+}
+
+/// `docs/rest-api.md` is short: what it says of resources must at least be there.
+#[tokio::test]
+async fn every_path_that_the_manual_names_is_in_the_document() {
+    let manual = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/rest-api.md")).unwrap();
+    let document = Admin::with("127.0.0.1:8090", Db::Off).await.get("/api/v1/openapi.json").await.json();
+    let mut named = 0;
+    for path in manual.split(['`', ' ', '\'', '"']).filter_map(|word| word.strip_prefix("/api/v1/")) {
+        let path = path.split('?').next().unwrap_or_default();
+        named += 1;
+        assert!(document["paths"].get(format!("/api/v1/{path}")).is_some(), "/api/v1/{path}");
+    }
+    assert!(named >= 10, "{named}");
+}
