@@ -11,9 +11,11 @@ const FRAME: Frame = Frame { width: 960.0, height: 600.0 };
 /// The same network gives the same picture.
 const SEED: u64 = 1;
 /// Peers that are drawn; the tables and exports have all of them.
-const MAX_DRAWN: usize = 250;
+const MAX_DRAWN: usize = 120;
 /// Links that are drawn.
-const MAX_LINKS: usize = 1_000;
+const MAX_LINKS: usize = 300;
+/// Links that say what they are to a pointer; more would outweigh the page, and the table says it too.
+const MAX_TITLED: usize = 60;
 /// Radii in units of the drawing: of a peer that delivered nothing, and of the one that delivered most.
 const SMALLEST: f64 = 6.0;
 const LARGEST: f64 = 22.0;
@@ -167,7 +169,7 @@ fn links(network: &Network, marks: &[PeerMark]) -> (Vec<LinkMark>, usize) {
     let place: std::collections::HashMap<&str, usize> =
         marks.iter().enumerate().map(|(at, mark)| (mark.id.as_str(), at)).collect();
     let fastest = network.edges.iter().filter_map(|edge| edge.rate_bps).fold(0.0, f64::max);
-    let all: Vec<LinkMark> = network
+    let mut all: Vec<LinkMark> = network
         .edges
         .iter()
         .filter_map(|edge| {
@@ -200,8 +202,14 @@ fn links(network: &Network, marks: &[PeerMark]) -> (Vec<LinkMark>, usize) {
             })
         })
         .collect();
+    // Own links first: without them, peers would hang in the air.
+    all.sort_by_key(|link| !(marks[link.a].own || marks[link.b].own));
     let left = all.len().saturating_sub(MAX_LINKS);
-    (all.into_iter().take(MAX_LINKS).collect(), left)
+    all.truncate(MAX_LINKS);
+    if all.len() > MAX_TITLED {
+        all.iter_mut().for_each(|link| link.title.clear());
+    }
+    (all, left)
 }
 
 /// The cluster's letter and the end of the id: the start of all ids is alike.
@@ -323,7 +331,7 @@ mod tests {
     fn more_peers_than_fit_are_counted_and_a_filter_makes_others_faint() {
         let map = map(&network(400), &|node| node.id.ends_with("0400"), true);
         assert_eq!(map.peers.len(), MAX_DRAWN + 1);
-        assert!(map.left_out.contains("150 more"), "{}", map.left_out);
+        assert!(map.left_out.contains("280 more"), "{}", map.left_out);
         assert_eq!(map.peers.iter().filter(|mark| !mark.dim && !mark.own).count(), 1);
         assert!(map.links.iter().all(|link| map.peers[link.a].own || map.peers[link.b].own));
     }

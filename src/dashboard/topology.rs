@@ -30,7 +30,7 @@ const DEFAULT_WINDOW: usize = 1;
 const TREND: Duration = Duration::from_secs(86_400);
 const TREND_POINTS: usize = 96;
 /// Rows of each table on the page; exports have all of them.
-const LISTED: usize = 100;
+const LISTED: usize = 50;
 /// Peers named by how much leads through them.
 const BETWEEN: usize = 8;
 

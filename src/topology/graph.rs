@@ -130,6 +130,12 @@ pub fn roles(ids: &[&str], edges: &[(usize, usize)]) -> Vec<Role> {
     roles
 }
 
+/// How many of `ids` are cut peers ([`Role::cut`]); cheaper than all of the roles.
+pub fn cut_peers(ids: &[&str], edges: &[(usize, usize)]) -> usize {
+    let pairs = edges.iter().filter_map(|(a, b)| Some((*ids.get(*a)?, *ids.get(*b)?)));
+    articulation_points(&build(ids.iter().copied(), pairs), None).len()
+}
+
 /// How many peers have each number of edges.
 pub fn degree_distribution(roles: &[Role]) -> BTreeMap<u64, u64> {
     let mut peers = BTreeMap::new();
@@ -308,6 +314,7 @@ mod tests {
         assert_eq!(degrees, [1, 2, 2, 1, 0]);
         let cuts: Vec<bool> = roles.iter().map(|role| role.cut).collect();
         assert_eq!(cuts, [false, true, true, false, false]);
+        assert_eq!(cut_peers(&["a", "b", "c", "d", "e"], &[(0, 1), (1, 2), (2, 3), (1, 0)]), 2);
         let between: Vec<f64> = roles.iter().map(|role| role.betweenness.unwrap()).collect();
         assert_eq!(between, [0.0, 2.0 / 6.0, 2.0 / 6.0, 0.0, 0.0]);
         let components: Vec<u64> = roles.iter().map(|role| role.component).collect();
