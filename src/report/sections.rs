@@ -23,6 +23,9 @@ type Head = (&'static str, &'static str, &'static str);
 /// Columns of a comparison of policies, after those that name it.
 const COMPARED: [Head; 12] = [
     ("pairs", "pairs", ""),
+    ("faster_pct", "faster by", "%"),
+    ("faster_low_pct", "faster, low", "%"),
+    ("faster_high_pct", "faster, high", "%"),
     ("standard_ms", "standard, median", "ms"),
     ("standard_low_ms", "standard, low", "ms"),
     ("standard_high_ms", "standard, high", "ms"),
@@ -31,9 +34,6 @@ const COMPARED: [Head; 12] = [
     ("optimized_low_ms", "optimised, low", "ms"),
     ("optimized_high_ms", "optimised, high", "ms"),
     ("optimized_p95_ms", "optimised, p95", "ms"),
-    ("faster_pct", "faster by", "%"),
-    ("faster_low_pct", "faster, low", "%"),
-    ("faster_high_pct", "faster, high", "%"),
 ];
 
 /// Both medians of [`COMPARED`] with their intervals.
@@ -52,11 +52,11 @@ fn compared(pairs: usize, verdict: Option<Verdict>) -> Vec<Cell> {
     let times = |of: Option<stats::Interval>| Cell::interval(of, 1.0, 1);
     let p95 = |of: Option<f64>| of.map_or(Cell::TooFew, |ms| Cell::number(ms, 1));
     let mut cells = vec![Cell::count(pairs as u64)];
+    cells.extend(Cell::interval(verdict.map(|v| v.faster_by), 100.0, 1));
     cells.extend(times(verdict.map(|v| v.standard)));
     cells.push(p95(verdict.map(|v| v.standard_p95_ms)));
     cells.extend(times(verdict.map(|v| v.optimized)));
     cells.push(p95(verdict.map(|v| v.optimized_p95_ms)));
-    cells.extend(Cell::interval(verdict.map(|v| v.faster_by), 100.0, 1));
     cells
 }
 
