@@ -7,7 +7,9 @@ use super::chart::px;
 use super::filters::{self, cell, ms, percent, rate};
 use crate::topology::{Frame, Network, Node, Tie, layout};
 
-const FRAME: Frame = Frame { width: 960.0, height: 600.0 };
+/// Peers are placed within this, which leaves room in the drawing's 960 x 600 for the names under them.
+const FRAME: Frame = Frame { width: 960.0, height: 530.0 };
+const TOP: f64 = 25.0;
 /// The same network gives the same picture.
 const SEED: u64 = 1;
 /// Peers that are drawn; the tables and exports have all of them.
@@ -114,7 +116,7 @@ pub fn map(network: &Network, shown: &dyn Fn(&Node) -> bool, filtered: bool) -> 
             id: node.id.clone(),
             own: false,
             x: px(point.x),
-            y: px(point.y),
+            y: px(TOP + point.y),
             radius,
             class: class(cluster),
             shape: shape(cluster, radius),
@@ -132,7 +134,7 @@ pub fn map(network: &Network, shown: &dyn Fn(&Node) -> bool, filtered: bool) -> 
             id: own.id.clone(),
             own: true,
             x: FRAME.width / 2.0,
-            y: FRAME.height / 2.0,
+            y: TOP + FRAME.height / 2.0,
             radius: 13.0,
             class: "own",
             shape: shape(None, 13.0),
@@ -320,7 +322,7 @@ mod tests {
     fn this_node_stands_in_the_middle_and_the_largest_is_who_delivered_most() {
         let map = map(&network(9), &|_| true, false);
         let own = map.peers.iter().find(|mark| mark.own).unwrap();
-        assert_eq!((own.x, own.y), (480.0, 300.0));
+        assert_eq!((own.x, own.y), (480.0, 290.0));
         let largest = map.peers.iter().filter(|mark| !mark.own).max_by(|a, b| a.radius.total_cmp(&b.radius)).unwrap();
         assert!(largest.id.ends_with("0009") && largest.radius == LARGEST);
         assert_eq!(map.links.iter().map(|link| link.width).fold(0.0, f64::max), WIDEST);
