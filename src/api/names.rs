@@ -23,16 +23,6 @@ const MAX_LIMIT: u32 = 500;
 const MAX_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 const MIN_LIFETIME: Duration = Duration::from_secs(60);
 
-/// The name in a path, for the document.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Path)]
-#[allow(dead_code)]
-pub struct NameParam {
-    /// An IPNS key in any form, or a DNS name.
-    #[param(min_length = 1, example = "k51qzi5uqu5dlvj2baxnqndepeb86cbk3ng7n3i46uzyxzyqj2xjonzllnv0v8")]
-    name: String,
-}
-
 /// Where an answer comes from.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -129,7 +119,7 @@ impl RecordView {
 
 /// Where a name leads
 #[utoipa::path(
-    get, path = "/names/{name}", tag = "names", params(NameParam),
+    get, path = "/names/{name}", tag = "names", params(("name" = String, Path, description = "An IPNS key in any form, or a DNS name")),
     responses(
         (status = 200, body = ResolvedView),
         (status = 404, description = "Nobody has a record of it, or DNS has no link."),
@@ -188,7 +178,7 @@ pub async fn list(Extract(state): Extract<State>, Query(asked): Query<ListAsked>
 ///
 /// It must be valid and no older than the one that is here. Routers are told behind the answer.
 #[utoipa::path(
-    put, path = "/names/{name}", tag = "names", params(NameParam),
+    put, path = "/names/{name}", tag = "names", params(("name" = String, Path, description = "An IPNS key in any form, or a DNS name")),
     request_body(content = Vec<u8>, content_type = "application/vnd.ipfs.ipns-record", description = "At most 10 KiB"),
     responses(
         (status = 200, body = RecordView),

@@ -236,7 +236,7 @@ impl Ask {
         {
             query.push_str("&car-dups=y");
         }
-        Some(format!("{}?{query}", self.uri.path()))
+        Some(format!("{}?{query}", self.place.asked(self.uri.path())))
     }
 
     /// The name of what is asked for: as the client wants it, else the last name of the path.

@@ -626,7 +626,7 @@ async fn every_answer_has_the_security_headers_and_no_page_runs_anything_inline(
         if answer.header("content-type").starts_with("text/html") {
             assert_nothing_runs_inline(path, &answer.body);
             for word in ["NaN", "inf ", "None", "Some("] {
-                assert!(!answer.body.contains(word), "{path} says {word}");
+                assert!(!answer.body.replace("If-None-Match", "").contains(word), "{path} says {word}");
             }
         }
     }

@@ -171,7 +171,7 @@ impl<'de> Visitor<'de> for Follow<'_> {
                     LinkOrBytes::Link(text) => {
                         Step::Link { cid: cid::parse(&text).map_err(A::Error::custom)?, used: self.index }
                     }
-                    LinkOrBytes::Bytes => self.scalar()?,
+                    LinkOrBytes::Bytes(_) => self.scalar()?,
                 };
             } else if Some(&key) == wanted {
                 step = map.next_value_seed(Self { index: self.index + 1, ..self })?;
@@ -187,7 +187,7 @@ impl<'de> Visitor<'de> for Follow<'_> {
 #[serde(untagged)]
 enum LinkOrBytes {
     Link(String),
-    Bytes,
+    Bytes(serde::de::IgnoredAny),
 }
 
 #[cfg(test)]

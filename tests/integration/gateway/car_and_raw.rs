@@ -62,7 +62,7 @@ async fn a_car_holds_the_path_and_the_graph_below_it() {
     assert!((262_144..530_000).contains(&part.body.len()), "{}", part.body.len());
     let dups = world.ask("GET", &path, &[("accept", "application/vnd.ipld.car;dups=y;order=dfs")]).await;
     assert_eq!(dups.header("content-type"), "application/vnd.ipld.car; version=1; order=dfs; dups=y");
-    assert_eq!(dups.header("content-location"), format!("{path}?format=car"));
+    assert_eq!(dups.header("content-location"), format!("{path}?format=car&car-dups=y"));
     let fresh = world.ask("GET", &format!("{path}?format=car"), &[("if-none-match", answer.header("etag"))]).await;
     assert_eq!(fresh.status, StatusCode::NOT_MODIFIED);
     let probe = world.get("/ipfs/bafkqaaa?format=car").await;
