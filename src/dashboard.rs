@@ -85,7 +85,7 @@ pub fn router(state: State) -> Router {
         .route("/retrievals/{id}", get(retrieval::page))
         .route("/peers", get(peers::page))
         .route("/peers/{peer_id}", get(peer::page))
-        .route("/topology", get(topology::page))
+        .route("/topology", get(topology::page).layer(axum::Extension(topology::Readings::default())))
         .route("/partials/retrievals", get(retrievals::partial))
         .route("/content", get(content::page))
         .route("/system", get(system::page))

@@ -183,7 +183,8 @@
     const hidden = new Set();
     let found = 0;
     for (const { element } of others) {
-      const { id, agent } = element.dataset;
+      const { agent } = element.dataset;
+      const id = element.getAttribute("href").slice("/peers/".length);
       const fits = (id.toLowerCase().includes(text) || agent.toLowerCase().includes(text)) && (!cluster || cluster === element.dataset.cluster);
       element.classList.toggle("dim", !fits);
       if (fits) found += 1; else hidden.add(id);

@@ -7,13 +7,17 @@ use super::chart::px;
 use super::filters::{self, cell, ms, percent, rate};
 use crate::topology::{Frame, Network, Node, Tie, layout};
 
-const FRAME: Frame = Frame { width: 960.0, height: 600.0 };
+/// Peers are placed within this, which leaves room in the drawing's 960 x 600 for the names under them.
+const FRAME: Frame = Frame { width: 960.0, height: 530.0 };
+const TOP: f64 = 25.0;
 /// The same network gives the same picture.
 const SEED: u64 = 1;
 /// Peers that are drawn; the tables and exports have all of them.
-const MAX_DRAWN: usize = 250;
+const MAX_DRAWN: usize = 120;
 /// Links that are drawn.
-const MAX_LINKS: usize = 1_000;
+const MAX_LINKS: usize = 300;
+/// Links that say what they are to a pointer; more would outweigh the page, and the table says it too.
+const MAX_TITLED: usize = 60;
 /// Radii in units of the drawing: of a peer that delivered nothing, and of the one that delivered most.
 const SMALLEST: f64 = 6.0;
 const LARGEST: f64 = 22.0;
@@ -112,7 +116,7 @@ pub fn map(network: &Network, shown: &dyn Fn(&Node) -> bool, filtered: bool) -> 
             id: node.id.clone(),
             own: false,
             x: px(point.x),
-            y: px(point.y),
+            y: px(TOP + point.y),
             radius,
             class: class(cluster),
             shape: shape(cluster, radius),
@@ -130,7 +134,7 @@ pub fn map(network: &Network, shown: &dyn Fn(&Node) -> bool, filtered: bool) -> 
             id: own.id.clone(),
             own: true,
             x: FRAME.width / 2.0,
-            y: FRAME.height / 2.0,
+            y: TOP + FRAME.height / 2.0,
             radius: 13.0,
             class: "own",
             shape: shape(None, 13.0),
@@ -167,7 +171,7 @@ fn links(network: &Network, marks: &[PeerMark]) -> (Vec<LinkMark>, usize) {
     let place: std::collections::HashMap<&str, usize> =
         marks.iter().enumerate().map(|(at, mark)| (mark.id.as_str(), at)).collect();
     let fastest = network.edges.iter().filter_map(|edge| edge.rate_bps).fold(0.0, f64::max);
-    let all: Vec<LinkMark> = network
+    let mut all: Vec<LinkMark> = network
         .edges
         .iter()
         .filter_map(|edge| {
@@ -200,8 +204,14 @@ fn links(network: &Network, marks: &[PeerMark]) -> (Vec<LinkMark>, usize) {
             })
         })
         .collect();
+    // Own links first: without them, peers would hang in the air.
+    all.sort_by_key(|link| !(marks[link.a].own || marks[link.b].own));
     let left = all.len().saturating_sub(MAX_LINKS);
-    (all.into_iter().take(MAX_LINKS).collect(), left)
+    all.truncate(MAX_LINKS);
+    if all.len() > MAX_TITLED {
+        all.iter_mut().for_each(|link| link.title.clear());
+    }
+    (all, left)
 }
 
 /// The cluster's letter and the end of the id: the start of all ids is alike.
@@ -312,7 +322,7 @@ mod tests {
     fn this_node_stands_in_the_middle_and_the_largest_is_who_delivered_most() {
         let map = map(&network(9), &|_| true, false);
         let own = map.peers.iter().find(|mark| mark.own).unwrap();
-        assert_eq!((own.x, own.y), (480.0, 300.0));
+        assert_eq!((own.x, own.y), (480.0, 290.0));
         let largest = map.peers.iter().filter(|mark| !mark.own).max_by(|a, b| a.radius.total_cmp(&b.radius)).unwrap();
         assert!(largest.id.ends_with("0009") && largest.radius == LARGEST);
         assert_eq!(map.links.iter().map(|link| link.width).fold(0.0, f64::max), WIDEST);
@@ -323,7 +333,7 @@ mod tests {
     fn more_peers_than_fit_are_counted_and_a_filter_makes_others_faint() {
         let map = map(&network(400), &|node| node.id.ends_with("0400"), true);
         assert_eq!(map.peers.len(), MAX_DRAWN + 1);
-        assert!(map.left_out.contains("150 more"), "{}", map.left_out);
+        assert!(map.left_out.contains("280 more"), "{}", map.left_out);
         assert_eq!(map.peers.iter().filter(|mark| !mark.dim && !mark.own).count(), 1);
         assert!(map.links.iter().all(|link| map.peers[link.a].own || map.peers[link.b].own));
     }

@@ -1,13 +1,16 @@
 //! The network around this node: a graph, what it says, and the same as tables.
 
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use askama::Template;
+use axum::Extension;
 use axum::extract::{Query, State as Extract};
 use axum::http::StatusCode;
 use axum::response::Response;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use tokio::sync::Mutex;
 
 use super::chart::{self, Sparkline};
 use super::export::{self, Links, Table, Wanted, row};
@@ -29,8 +32,10 @@ const DEFAULT_WINDOW: usize = 1;
 /// The trend's span, and its points.
 const TREND: Duration = Duration::from_secs(86_400);
 const TREND_POINTS: usize = 96;
+/// Rows are written every 10 s: for so long a reading is good for the next visitor, too.
+const GOOD_FOR: Duration = Duration::from_secs(5);
 /// Rows of each table on the page; exports have all of them.
-const LISTED: usize = 100;
+const LISTED: usize = 50;
 /// Peers named by how much leads through them.
 const BETWEEN: usize = 8;
 
@@ -174,8 +179,23 @@ pub struct Asked {
     cluster: String,
 }
 
+/// The latest reading of each window. Bounded: one place a window, and whoever comes while it is being read waits for it.
+#[derive(Clone, Default)]
+pub struct Readings(Arc<[Mutex<Option<Reading>>; WINDOWS.len()]>);
+
+struct Reading {
+    at: Instant,
+    own: Option<String>,
+    seen: Arc<(Network, Vec<TrendPoint>)>,
+}
+
 /// `GET /topology`
-pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>, wanted: Wanted) -> Response {
+pub async fn page(
+    Extract(state): Extract<State>,
+    Extension(readings): Extension<Readings>,
+    Query(asked): Query<Asked>,
+    wanted: Wanted,
+) -> Response {
     let now = SystemTime::now();
     let node = (state.node)();
     let chosen = WINDOWS.iter().position(|(name, ..)| *name == asked.window).unwrap_or(DEFAULT_WINDOW);
@@ -201,12 +221,10 @@ pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>, wa
         ..View::default()
     };
     let page = Page::new("Topology", "/topology");
-    match read(&state, node.peer_id.as_deref(), window, trend_window).await {
-        Ok((network, trend)) if wanted.format.is_some() => {
-            export::answer(&wanted, "topology", &tables(&network, &trend))
-        }
-        Ok((network, trend)) => {
-            let view = view(frame, &network, &trend, trend_window, &asked, words, now);
+    match readings.get(chosen, &state, node.peer_id, window, trend_window).await {
+        Ok(seen) if wanted.format.is_some() => export::answer(&wanted, "topology", &tables(&seen.0, &seen.1)),
+        Ok(seen) => {
+            let view = view(frame, &seen.0, &seen.1, &asked, words, now);
             error::html(StatusCode::OK, &TopologyPage { page, view })
         }
         Err(problem) => {
@@ -217,6 +235,25 @@ pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>, wa
             let view = View { summary: "The network as this node sees it.".into(), problem: Some(reason), ..frame };
             error::html(StatusCode::SERVICE_UNAVAILABLE, &TopologyPage { page, view })
         }
+    }
+}
+
+impl Readings {
+    async fn get(
+        &self,
+        place: usize,
+        state: &State,
+        own: Option<String>,
+        window: Window,
+        trend: Window,
+    ) -> Result<Arc<(Network, Vec<TrendPoint>)>, Unread> {
+        let mut kept = self.0[place].lock().await;
+        if let Some(reading) = kept.as_ref().filter(|reading| reading.at.elapsed() < GOOD_FOR && reading.own == own) {
+            return Ok(reading.seen.clone());
+        }
+        let seen = Arc::new(read(state, own.as_deref(), window, trend).await?);
+        *kept = Some(Reading { at: Instant::now(), own, seen: seen.clone() });
+        Ok(seen)
     }
 }
 
@@ -232,15 +269,9 @@ async fn read(
     Ok((network, topology::trend(&snapshots, trend, TREND_POINTS)))
 }
 
-fn view(
-    frame: View,
-    network: &Network,
-    trend: &[TrendPoint],
-    trend_window: Window,
-    asked: &Asked,
-    words: &str,
-    now: SystemTime,
-) -> View {
+fn view(frame: View, network: &Network, trend: &[TrendPoint], asked: &Asked, words: &str, now: SystemTime) -> View {
+    // As of the reading, which may be some seconds old.
+    let trend_window = Window { since_us: network.at_us - TREND.as_micros() as i64, until_us: network.at_us };
     let others = network.nodes.iter().filter(|node| !node.own).count();
     let base = link(asked);
     let shown = |node: &Node| matches(node, asked);

