@@ -26,7 +26,9 @@
 
 pub mod access;
 mod add;
+mod cache;
 mod cursor;
+mod events;
 mod extract;
 mod health;
 mod maintenance;
@@ -38,6 +40,7 @@ mod rate;
 mod retrievals;
 mod scope;
 mod tokens;
+mod topology;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,6 +63,7 @@ pub use tokens::{StoreError as TokenStoreError, Tokens};
 use crate::blockstore::Blocks;
 use crate::db::Database;
 use crate::p2p;
+use crate::record::live::Feed;
 use crate::retriever::Retriever;
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
@@ -84,6 +88,8 @@ pub struct State {
     pub gateway: String,
     pub supervisors: Vec<Supervisor>,
     pub draining: Draining,
+    /// What happens now, for `/events`.
+    pub feed: Feed,
     pub started: Instant,
     pub access: Access,
 }
@@ -116,6 +122,8 @@ fn routes() -> OpenApiRouter<State> {
         .routes(routes!(pins::one, pins::add, pins::remove))
         .routes(routes!(maintenance::gc))
         .routes(routes!(maintenance::scrub))
+        .routes(routes!(cache::cache))
+        .routes(routes!(events::events))
         .routes(routes!(node::id))
         .routes(routes!(node::stats))
         .routes(routes!(node::config))
@@ -123,6 +131,7 @@ fn routes() -> OpenApiRouter<State> {
         .routes(routes!(retrievals::one))
         .routes(routes!(node::analytics))
         .routes(routes!(node::peers))
+        .route("/p2p/topology", axum::routing::get(topology::topology))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
         .routes(routes!(openapi::serve))

@@ -6,14 +6,22 @@
 pub mod assets;
 mod attention;
 mod chart;
+mod content;
 mod error;
 mod export;
 pub mod filters;
+mod network_map;
 mod overview;
 mod page;
+mod peer;
+mod peers;
+mod plot;
 mod reference;
 mod retrieval;
 mod retrievals;
+mod series;
+mod system;
+mod topology;
 mod verdict;
 mod waterfall;
 
@@ -23,6 +31,7 @@ use axum::Router;
 use axum::routing::get;
 
 pub use reference::reference;
+pub use system::Host;
 
 use crate::db::{Database, DbError};
 
@@ -37,11 +46,17 @@ pub struct State {
     pub gateway: String,
     /// `--compare-share`: the share of cold retrievals that run the standard policy, 0..=1.
     pub compare_share: f64,
+    /// The process and its machine.
+    pub host: Arc<Host>,
 }
 
 /// What pages show of the node without asking the database.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NodeSnapshot {
+    /// Of this node; `None` when it is offline.
+    pub peer_id: Option<String>,
+    /// Where other peers reach it, with `/p2p/ID` at the end.
+    pub addresses: Vec<String>,
     /// Connected peers, and those of them that speak Bitswap.
     pub peers: usize,
     pub exchange_peers: usize,
@@ -63,6 +78,12 @@ pub fn router(state: State) -> Router {
         .route("/partials/overview", get(overview::partial))
         .route("/retrievals", get(retrievals::page))
         .route("/retrievals/{id}", get(retrieval::page))
+        .route("/peers", get(peers::page))
+        .route("/peers/{peer_id}", get(peer::page))
+        .route("/topology", get(topology::page))
+        .route("/partials/retrievals", get(retrievals::partial))
+        .route("/content", get(content::page))
+        .route("/system", get(system::page))
         .route("/static/{*path}", get(assets::serve))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)

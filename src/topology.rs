@@ -4,7 +4,11 @@
 //! or `None`. The formulas are pure functions; [`analytics`] puts them together.
 
 mod advice;
+mod cluster;
+pub mod export;
 mod graph;
+mod layout;
+mod network;
 mod rating;
 mod watch;
 
@@ -13,7 +17,10 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 pub use self::advice::{Facts, Recommendation, Severity};
-pub use self::graph::Shape;
+pub use self::cluster::{MAX_CLUSTERS, RttCluster, rtt_clusters};
+pub use self::graph::{Role, Shape, degree_distribution, roles};
+pub use self::layout::{Frame, Point, Tie, layout};
+pub use self::network::{CONNECTED_WITHIN, Link, Network, Node, Summary, TrendPoint, is_connected, network, trend};
 pub use self::rating::{Health, Rating, SpeedRating};
 pub use self::watch::{NetworkSource, Observed, current, watch};
 use crate::db::counters::{Tally, ratio};

@@ -1,14 +1,18 @@
 //! The graph of known peers: components, diameter, clustering, and what the loss of one peer would cut off.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use petgraph::graph::{NodeIndex, UnGraph};
+use rustworkx_core::centrality::betweenness_centrality;
+use rustworkx_core::connectivity::{articulation_points, connected_components};
 use serde::Serialize;
 
 use super::{Edge, PeerSample};
 
 /// The most peers of one component whose diameter is computed: a breadth-first search from each of them.
 const MAX_DIAMETER_NODES: usize = 2_000;
+/// The most peers x edges for which betweenness is computed: some tenths of a second on one core.
+const MAX_BETWEENNESS_WORK: usize = 20_000_000;
 
 /// The shape of the graph of known peers. Isolated peers count.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, utoipa::ToSchema)]
@@ -33,7 +37,13 @@ pub struct Shape {
 
 impl Shape {
     pub fn of(peers: &[PeerSample], edges: &[Edge]) -> Self {
-        let graph = build(peers, edges);
+        let ids = peers.iter().map(|peer| peer.id.as_str());
+        Self::of_ids(ids, edges.iter().map(|edge| (edge.a.as_str(), edge.b.as_str())))
+    }
+
+    /// The same, of ids and pairs of them. Ends that are not among the ids count as peers.
+    pub fn of_ids<'a>(ids: impl Iterator<Item = &'a str>, edges: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let graph = build(ids, edges);
         let nodes = graph.node_count();
         if nodes == 0 {
             return Self::default();
@@ -66,45 +76,80 @@ impl Shape {
 
 type Graph<'a> = UnGraph<&'a str, ()>;
 
-fn build<'a>(peers: &'a [PeerSample], edges: &'a [Edge]) -> Graph<'a> {
+fn build<'a>(ids: impl Iterator<Item = &'a str>, edges: impl Iterator<Item = (&'a str, &'a str)>) -> Graph<'a> {
     let mut graph = Graph::default();
     let mut nodes: HashMap<&str, NodeIndex> = HashMap::new();
     let mut node = |graph: &mut Graph<'a>, id: &'a str| *nodes.entry(id).or_insert_with(|| graph.add_node(id));
-    for peer in peers {
-        node(&mut graph, &peer.id);
+    for id in ids {
+        node(&mut graph, id);
     }
-    for edge in edges.iter().filter(|edge| edge.a != edge.b) {
-        let (a, b) = (node(&mut graph, &edge.a), node(&mut graph, &edge.b));
+    for (a, b) in edges.filter(|(a, b)| a != b) {
+        let (a, b) = (node(&mut graph, a), node(&mut graph, b));
         graph.update_edge(a, b, ());
     }
     graph
 }
 
-/// How many, and the nodes of the largest.
-fn components(graph: &Graph<'_>) -> (u64, Vec<NodeIndex>) {
-    let mut seen = vec![false; graph.node_count()];
-    let (mut count, mut largest) = (0, Vec::new());
-    for start in graph.node_indices() {
-        if seen[start.index()] {
-            continue;
-        }
-        count += 1;
-        seen[start.index()] = true;
-        let mut component = vec![start];
-        let mut next = 0;
-        while let Some(node) = component.get(next).copied() {
-            next += 1;
-            for neighbour in graph.neighbors(node) {
-                if !std::mem::replace(&mut seen[neighbour.index()], true) {
-                    component.push(neighbour);
-                }
-            }
-        }
-        if component.len() > largest.len() {
-            largest = component;
+/// What a peer is to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Role {
+    /// Distinct edges.
+    pub degree: u64,
+    /// Share of the shortest paths between other peers that lead through this one (Freeman 1977, normalised to 0..1).
+    /// `None` under three peers, or where the graph is too large to compute it.
+    pub betweenness: Option<f64>,
+    /// Without it, others of its component lose each other (articulation point; Hopcroft, Tarjan 1973).
+    pub cut: bool,
+    /// Which component, the largest first from 0.
+    pub component: u64,
+}
+
+/// The role of each of `ids`, which are distinct; edges name their ends by position.
+pub fn roles(ids: &[&str], edges: &[(usize, usize)]) -> Vec<Role> {
+    let pairs = edges.iter().filter_map(|(a, b)| Some((*ids.get(*a)?, *ids.get(*b)?)));
+    let graph = build(ids.iter().copied(), pairs);
+    let mut roles = vec![Role::default(); ids.len()];
+    let small = graph.node_count() > 2 && graph.node_count() * graph.edge_count() <= MAX_BETWEENNESS_WORK;
+    // The threshold keeps it on this thread: a page takes one core, not all of them.
+    let between = if small { betweenness_centrality(&graph, false, true, usize::MAX) } else { Vec::new() };
+    let cuts = articulation_points(&graph, None);
+    for node in graph.node_indices() {
+        if let Some(role) = roles.get_mut(node.index()) {
+            role.degree = graph.neighbors(node).count() as u64;
+            role.betweenness = between.get(node.index()).copied().flatten();
+            role.cut = cuts.contains(&node);
         }
     }
-    (count, largest)
+    for (rank, component) in by_size(&graph).iter().enumerate() {
+        for node in component {
+            if let Some(role) = roles.get_mut(node.index()) {
+                role.component = rank as u64;
+            }
+        }
+    }
+    roles
+}
+
+/// How many peers have each number of edges.
+pub fn degree_distribution(roles: &[Role]) -> BTreeMap<u64, u64> {
+    let mut peers = BTreeMap::new();
+    roles.iter().for_each(|role| *peers.entry(role.degree).or_default() += 1);
+    peers
+}
+
+/// The components, the largest first, each in the order of its nodes.
+fn by_size(graph: &Graph<'_>) -> Vec<Vec<NodeIndex>> {
+    let mut all: Vec<Vec<NodeIndex>> =
+        connected_components(graph).into_iter().map(|component| component.into_iter().collect()).collect();
+    all.iter_mut().for_each(|component: &mut Vec<NodeIndex>| component.sort_unstable());
+    all.sort_by_key(|component| (std::cmp::Reverse(component.len()), component.first().copied()));
+    all
+}
+
+/// How many, and the nodes of the largest.
+fn components(graph: &Graph<'_>) -> (u64, Vec<NodeIndex>) {
+    let all = by_size(graph);
+    (all.len() as u64, all.into_iter().next().unwrap_or_default())
 }
 
 fn diameter(graph: &Graph<'_>, component: &[NodeIndex]) -> Option<u64> {
@@ -253,5 +298,28 @@ mod tests {
             })
             .max();
         assert_eq!((whole.worst_cut * 11.0).round() as usize, by_removal.unwrap());
+    }
+
+    #[test]
+    fn worked_example_of_roles() {
+        // 0-1-2-3 and 4 alone. Of the six pairs of others, two lead through 1 (0-2, 0-3) and two through 2.
+        let roles = roles(&["a", "b", "c", "d", "e"], &[(0, 1), (1, 2), (2, 3), (1, 0)]);
+        let degrees: Vec<u64> = roles.iter().map(|role| role.degree).collect();
+        assert_eq!(degrees, [1, 2, 2, 1, 0]);
+        let cuts: Vec<bool> = roles.iter().map(|role| role.cut).collect();
+        assert_eq!(cuts, [false, true, true, false, false]);
+        let between: Vec<f64> = roles.iter().map(|role| role.betweenness.unwrap()).collect();
+        assert_eq!(between, [0.0, 2.0 / 6.0, 2.0 / 6.0, 0.0, 0.0]);
+        let components: Vec<u64> = roles.iter().map(|role| role.component).collect();
+        assert_eq!(components, [0, 0, 0, 0, 1]);
+        assert_eq!(degree_distribution(&roles), BTreeMap::from([(0, 1), (1, 2), (2, 2)]));
+    }
+
+    #[test]
+    fn the_middle_of_a_star_is_on_every_path_and_two_peers_have_none() {
+        let star = roles(&["m", "a", "b", "c"], &[(0, 1), (0, 2), (0, 3)]);
+        assert_eq!((star[0].betweenness, star[0].cut, star[1].betweenness), (Some(1.0), true, Some(0.0)));
+        assert_eq!(roles(&["a", "b"], &[(0, 1)])[0].betweenness, None);
+        assert_eq!(roles(&[], &[]), []);
     }
 }

@@ -1,5 +1,6 @@
 //! Peers, links, snapshots, content and machines.
 
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use sea_orm::{
@@ -8,7 +9,7 @@ use sea_orm::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::retrievals::{AttemptRow, attempts_with};
+use super::retrievals::{AttemptRow, RetrievalBrief, attempts_with, briefs};
 use super::{MAX_LIMIT, Window};
 use crate::db::entity::{content_item, hardware_platform, network_metric, peer, peer_link};
 use crate::db::{Database, DbError};
@@ -19,8 +20,12 @@ const MAX_SNAPSHOTS: u64 = 11_000;
 const CONNECTED_WITHIN: Duration = Duration::from_secs(60);
 /// Links that a graph is made of.
 const MAX_LINKS: u64 = 20_000;
-/// The newest attempts that a peer's page shows.
+/// The newest attempts that the API gives with a peer.
 const PEER_ATTEMPTS: u64 = 100;
+/// The newest attempts that a peer's history is made of.
+const PEER_HISTORY: u64 = 400;
+/// Links of one peer, from each of its two columns.
+const MAX_PEER_LINKS: u64 = 200;
 
 /// A row of `peers`. Lists (`protocols`, `addrs`) are one item a line.
 #[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
@@ -61,6 +66,25 @@ pub struct PeerDetail {
     pub peer: PeerRow,
     /// The newest first, at most 100.
     pub latest_attempts: Vec<AttemptRow>,
+}
+
+/// What is known of a peer over time.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PeerHistory {
+    #[serde(flatten)]
+    pub peer: PeerRow,
+    /// The newest first, at most 400.
+    pub attempts: Vec<PeerAttempt>,
+    /// The latest first, at most 400.
+    pub links: Vec<LinkRow>,
+}
+
+/// An attempt and the retrieval that it was part of; `None` when that row is gone.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PeerAttempt {
+    #[serde(flatten)]
+    pub attempt: AttemptRow,
+    pub retrieval: Option<RetrievalBrief>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -122,6 +146,14 @@ pub struct ContentRow {
     pub last_request: i64,
 }
 
+impl ContentRow {
+    /// The requests, decayed, so long after the last one.
+    pub fn decayed(&self, since_last: Duration) -> f64 {
+        let elapsed_us = i64::try_from(since_last.as_micros()).unwrap_or(i64::MAX);
+        crate::db::content::decay(self.requests_decayed, elapsed_us)
+    }
+}
+
 /// A row of `hardware_platforms`.
 #[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
 pub struct HardwareRow {
@@ -157,6 +189,26 @@ impl Database {
             let Some(peer) = peer_by_id(peer_id).into_model::<PeerRow>().one(&db).await? else { return Ok(None) };
             let latest_attempts = attempts_with(peer_id, PEER_ATTEMPTS).into_model().all(&db).await?;
             Ok(Some(PeerDetail { peer, latest_attempts }))
+        })
+        .await
+    }
+
+    /// One peer with its history and its links; `None` when it was never seen.
+    pub async fn peer_history(&self, peer_id: &str) -> Result<Option<PeerHistory>, DbError> {
+        self.read(|db| async move {
+            let Some(peer) = peer_by_id(peer_id).into_model::<PeerRow>().one(&db).await? else { return Ok(None) };
+            let attempts = attempts_with(peer_id, PEER_HISTORY).into_model::<AttemptRow>().all(&db).await?;
+            let ids: BTreeSet<i64> = attempts.iter().map(|attempt| attempt.result_id).collect();
+            let retrievals = briefs(ids.into_iter().collect()).into_model::<RetrievalBrief>().all(&db).await?;
+            let by_id: HashMap<i64, RetrievalBrief> = retrievals.into_iter().map(|row| (row.id, row)).collect();
+            let attempts = attempts
+                .into_iter()
+                .map(|attempt| PeerAttempt { retrieval: by_id.get(&attempt.result_id).cloned(), attempt })
+                .collect();
+            let mut links = links_from(peer_link::Column::A, peer_id).into_model::<LinkRow>().all(&db).await?;
+            links.extend(links_from(peer_link::Column::B, peer_id).into_model::<LinkRow>().all(&db).await?);
+            links.sort_by_key(|link| std::cmp::Reverse(link.last_seen));
+            Ok(Some(PeerHistory { peer, attempts, links }))
         })
         .await
     }
@@ -220,6 +272,10 @@ fn links(window: Window) -> Select<peer_link::Entity> {
         .limit(MAX_LINKS)
 }
 
+fn links_from(end: peer_link::Column, peer_id: &str) -> Select<peer_link::Entity> {
+    peer_link::Entity::find().filter(end.eq(peer_id)).limit(MAX_PEER_LINKS)
+}
+
 fn snapshots(window: Window) -> Select<network_metric::Entity> {
     use network_metric::Column::TestTimestamp;
     network_metric::Entity::find()
@@ -250,6 +306,8 @@ pub(super) fn statements(backend: DbBackend) -> Vec<(&'static str, Statement)> {
         ("connected peers", connected(SystemTime::now()).build(backend)),
         ("one peer", peer_by_id("12D3").build(backend)),
         ("links", links(window).build(backend)),
+        ("links from a peer", links_from(peer_link::Column::A, "12D3").build(backend)),
+        ("links to a peer", links_from(peer_link::Column::B, "12D3").build(backend)),
         ("snapshots", snapshots(window).build(backend)),
         ("content of a window", content_since(window).build(backend)),
         ("hottest content", hottest(50).build(backend)),

@@ -76,6 +76,21 @@ pub struct AttemptRow {
     pub error_kind: Option<String>,
 }
 
+/// What a peer's page shows of a retrieval.
+#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
+pub struct RetrievalBrief {
+    pub id: i64,
+    pub cid: String,
+    pub path: String,
+    pub outcome: String,
+    pub policy: String,
+    /// From all peers.
+    pub network_bytes: i64,
+    /// How many retrievals the row stands for.
+    pub sample_weight: f64,
+    pub started_at: i64,
+}
+
 /// A row of `retrieval_events`; `at_us` is since the start of the retrieval.
 #[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult, utoipa::ToSchema)]
 pub struct EventRow {
@@ -210,6 +225,15 @@ pub(super) fn attempts_with(peer: &str, limit: u64) -> Select<attempt::Entity> {
     attempt::Entity::find().filter(attempt::Column::PeerId.eq(peer)).order_by_desc(attempt::Column::Id).limit(limit)
 }
 
+/// Retrievals by their ids, in no order.
+pub(super) fn briefs(ids: Vec<i64>) -> Select<result::Entity> {
+    use result::Column::{Cid, Id, NetworkBytes, Outcome, Path, Policy, SampleWeight, StartedAt};
+    result::Entity::find()
+        .select_only()
+        .columns([Id, Cid, Path, Outcome, Policy, NetworkBytes, SampleWeight, StartedAt])
+        .filter(Id.is_in(ids))
+}
+
 pub(super) fn statements(backend: DbBackend) -> Vec<(&'static str, Statement)> {
     let by = |filter: RetrievalFilter| list(&filter, Some(1 << 50), 50).build(backend);
     let any = RetrievalFilter::default;
@@ -227,5 +251,6 @@ pub(super) fn statements(backend: DbBackend) -> Vec<(&'static str, Statement)> {
         ("its attempts", attempts_of(1).build(backend)),
         ("its events", events_of(1).build(backend)),
         ("attempts with a peer", attempts_with("12D3", 50).build(backend)),
+        ("retrievals of a peer", briefs(vec![1, 2, 3]).build(backend)),
     ]
 }
