@@ -304,6 +304,7 @@ fn fetch_fault(error: &FetchError) -> (Outcome, &'static str) {
         FetchError::NotFound { .. } | FetchError::NotLocal { .. } => (Outcome::NotFound, "not_found"),
         FetchError::Timeout { .. } => (Outcome::Timeout, "timeout"),
         FetchError::Unsupported { .. } => (Outcome::Error, "unsupported"),
+        FetchError::Denied { .. } => (Outcome::Error, "denied"),
         FetchError::Stopping => (Outcome::Error, "stopping"),
         FetchError::Store(_) => (Outcome::Error, "store"),
     }

@@ -32,15 +32,19 @@ mod events;
 mod extract;
 mod health;
 mod maintenance;
+mod names;
 mod node;
 pub mod openapi;
 mod pins;
 pub mod problem;
 mod rate;
+mod reports;
+mod results;
 mod retrievals;
 mod scope;
 mod tokens;
 mod topology;
+mod webgpu;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,12 +66,14 @@ pub use tokens::{StoreError as TokenStoreError, Tokens};
 
 use crate::blockstore::Blocks;
 use crate::db::Database;
+use crate::names::Resolver;
 use crate::p2p;
 use crate::record::live::Feed;
 use crate::retriever::Retriever;
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 use crate::topology::Facts;
+use crate::webgpu::Lab;
 use problem::Problem;
 
 /// What the handlers use.
@@ -75,6 +81,7 @@ use problem::Problem;
 pub struct State {
     pub blocks: Arc<Blocks>,
     pub retriever: Retriever,
+    pub names: Resolver,
     /// `None`: offline.
     pub node: Option<p2p::Client>,
     /// `None`: no records are kept (`--database none`).
@@ -92,6 +99,8 @@ pub struct State {
     pub feed: Feed,
     pub started: Instant,
     pub access: Access,
+    /// Run tokens of the WebGPU lab.
+    pub lab: Lab,
 }
 
 /// Whether the server is about to stop: `/readyz` says so from [`Draining::begin`] on.
@@ -131,7 +140,20 @@ fn routes() -> OpenApiRouter<State> {
         .routes(routes!(retrievals::one))
         .routes(routes!(node::analytics))
         .routes(routes!(node::peers))
-        .route("/p2p/topology", axum::routing::get(topology::topology))
+        .routes(routes!(node::insights))
+        .routes(routes!(reports::one))
+        .routes(routes!(results::import))
+        .routes(routes!(results::tests))
+        .routes(routes!(results::runs))
+        .routes(routes!(results::hardware))
+        .routes(routes!(results::models))
+        .routes(routes!(results::content))
+        .routes(routes!(topology::topology))
+        .routes(routes!(names::list, names::publish))
+        .routes(routes!(names::one, names::put))
+        .routes(routes!(webgpu::begin))
+        .routes(routes!(webgpu::results))
+        .routes(routes!(webgpu::summary))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
         .routes(routes!(openapi::serve))

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use crate::blockstore::{Blocks, DataDirLock, StoreError};
 use crate::config::{ConfigError, Settings};
 use crate::db::Database;
+use crate::denylist::{self, DenylistError, Denylists};
 use crate::exchange::Exchange;
 use crate::http_peer::delegated::{DelegatedMetrics, DelegatedRouter, RouterUrlError};
 use crate::listener::{self, Tls, TlsError};
@@ -25,13 +26,14 @@ use crate::names;
 use crate::record::live::Feed;
 use crate::record::{NoRecords, RecordSink};
 use crate::retriever::Retriever;
-use crate::routing::ContentRouter;
+use crate::routing::{ContentRouter, NameRouter, PeerRouter};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 use crate::topology;
 use crate::{api, gateway, p2p};
 
 mod api_file;
+mod denied;
 mod observer;
 mod parts;
 mod token;
@@ -64,6 +66,10 @@ pub enum StartError {
     Node(#[from] p2p::NodeError),
     #[error(transparent)]
     Router(#[from] RouterUrlError),
+    #[error(transparent)]
+    Denylist(#[from] DenylistError),
+    #[error("--subdomain-host: {0}")]
+    SubdomainHost(#[from] gateway::host::HostsError),
     #[error(transparent)]
     Names(#[from] names::StartError),
     #[error("resolver: {0}")]
@@ -118,23 +124,26 @@ impl App {
         let stages = Stages::default();
 
         let blocks = Blocks::open(&data_dir, &parts::store(&settings), &metrics, &stages.store).await?;
+        let denylists = Denylists::load(&denylist::files(&settings.denylist)?)?;
+        denylist::watch(&denylists, settings.denylist.clone(), &metrics, &stages.store);
+        let allowed = Arc::new(denied::Allowed { blocks: blocks.clone(), denylists: denylists.clone() });
         let node = if settings.offline {
             None
         } else {
-            let serve = blocks.clone();
+            let serve = allowed.clone();
             Some(p2p::Node::start(&parts::node(&settings), &data_dir, serve, &metrics, &stages.node).await?)
         };
-        let routers = content_routers(&settings, node.as_ref(), &metrics)?;
+        let routers = Routers::new(&settings, node.as_ref(), &metrics)?;
         let exchange = node.clone().map(|node| Arc::new(node) as Arc<dyn Exchange>);
         let retriever = Retriever::new(
             &parts::retriever(&settings),
-            blocks.clone(),
+            allowed,
             exchange,
-            routers,
+            routers.content.clone(),
             &metrics,
             &stages.retriever,
         );
-        let names = parts::names(&settings, &data_dir, name_routers(&settings, node.as_ref(), &metrics)?)?;
+        let names = parts::names(&settings, &data_dir, routers.names.clone())?;
         let names = names::Resolver::new(names, &metrics, &stages.retriever)?;
 
         let database = match parts::database(&settings) {
@@ -165,8 +174,10 @@ impl App {
         let state = gateway::State {
             retriever: retriever.clone(),
             names: names.clone(),
+            routing: settings.routing_v1.then(|| parts::routing_v1(&routers, &blocks, node.as_ref())),
+            denylists,
             sink: sink.clone(),
-            config: parts::gateway(&settings),
+            config: parts::gateway(&settings)?,
             is_admin_token: token.check(),
         };
         let gateway_router = gateway::router(state, &metrics);
@@ -180,6 +191,7 @@ impl App {
             tokens: tokens(&data_dir),
             blocks: blocks.clone(),
             retriever: retriever.clone(),
+            names,
             node: node.clone(),
             database: database.clone(),
             metrics: metrics.clone(),
@@ -192,13 +204,17 @@ impl App {
         let stop = CancellationToken::new();
         let stats = listener::Stats::new(&metrics);
         let mut listeners = Vec::new();
-        for (name, tcp, router) in [("gateway", gateway_tcp, gateway_router), ("admin", admin_tcp, admin_router)] {
+        let tunnels = parts::tunnels(&settings)?;
+        for (name, tcp, router, tunnel_to) in
+            [("gateway", gateway_tcp, gateway_router, Some(tunnels)), ("admin", admin_tcp, admin_router, None)]
+        {
             let options = listener::Options {
                 name,
                 config: parts::listener(&settings),
                 trusted_proxies: settings.trusted_proxy.clone(),
                 tls: tls.clone(),
                 stats: stats.clone(),
+                tunnel_to,
             };
             let (supervisor, stop) = (stages.listeners.clone(), stop.clone());
             let serving = async move { listener::serve(tcp, router, options, &supervisor, stop).await };
@@ -323,28 +339,31 @@ async fn bind(name: &'static str, address: SocketAddr) -> Result<TcpListener, St
     TcpListener::bind(address).await.map_err(|error| StartError::Bind { name, address, error })
 }
 
-/// Routers in the order in which the standard policy asks them: configured peers, local network, delegated, DHT.
-fn content_routers(
-    settings: &Settings,
-    node: Option<&p2p::Client>,
-    metrics: &Metrics,
-) -> Result<Vec<Arc<dyn ContentRouter>>, StartError> {
-    let mut routers = node.map(p2p::Client::routers).unwrap_or_default();
-    if !settings.offline {
-        let counters = DelegatedMetrics::new(metrics);
-        for url in &settings.router {
-            routers.push(Arc::new(DelegatedRouter::new(url, counters.clone())?));
-        }
-    }
-    routers.sort_by_key(|router| router.kind());
-    Ok(routers)
+/// Everything that knows who has what, where names lead, and where peers are.
+struct Routers {
+    /// In the order in which the standard policy asks them: configured peers, local network, delegated, DHT.
+    content: Vec<Arc<dyn ContentRouter>>,
+    names: Vec<Arc<dyn NameRouter>>,
+    peers: Vec<Arc<dyn PeerRouter>>,
 }
 
-/// Where records of names are kept: delegated routers, the DHT.
-fn name_routers(
-    _settings: &Settings,
-    _node: Option<&p2p::Client>,
-    _metrics: &Metrics,
-) -> Result<Vec<Arc<dyn crate::routing::NameRouter>>, StartError> {
-    Ok(Vec::new())
+impl Routers {
+    fn new(settings: &Settings, node: Option<&p2p::Client>, metrics: &Metrics) -> Result<Self, StartError> {
+        let mut routers = Self {
+            content: node.map(p2p::Client::routers).unwrap_or_default(),
+            names: node.map(p2p::Client::name_routers).unwrap_or_default(),
+            peers: node.map(p2p::Client::peer_routers).unwrap_or_default(),
+        };
+        if !settings.offline {
+            let counters = DelegatedMetrics::new(metrics);
+            for url in &settings.router {
+                let router = Arc::new(DelegatedRouter::new(url, counters.clone())?);
+                routers.content.push(router.clone());
+                routers.names.push(router.clone());
+                routers.peers.push(router);
+            }
+        }
+        routers.content.sort_by_key(|router| router.kind());
+        Ok(routers)
+    }
 }

@@ -9,6 +9,7 @@ use clap_complete::Shell;
 
 use crate::config::Overrides;
 use crate::record::Policy;
+use crate::report::{Format, Moment, ReportType};
 
 mod actions;
 mod add;
@@ -17,7 +18,10 @@ mod content;
 mod doctor;
 mod error;
 mod export;
+mod gpu;
+mod name;
 mod remote_store;
+mod report;
 mod serve;
 mod token;
 
@@ -81,6 +85,9 @@ pub enum Command {
     /// Import and export CAR files
     #[command(subcommand)]
     Car(CarCommand),
+    /// Publish and resolve IPNS names and DNSLinks
+    #[command(subcommand)]
+    Name(name::NameCommand),
     /// Keep content in the durable store
     #[command(subcommand)]
     Pin(PinCommand),
@@ -94,6 +101,8 @@ pub enum Command {
     Peers,
     /// Show store, cache and transfer figures
     Stats,
+    /// Write a report from the metrics database
+    Report(ReportArgs),
     /// Make, list and revoke tokens for the REST API
     #[command(subcommand)]
     Token(TokenCommand),
@@ -102,6 +111,9 @@ pub enum Command {
     Config(ConfigCommand),
     /// Check this machine and this data directory
     Doctor,
+    /// The WebGPU lab without a browser (needs a build with --features gpu)
+    #[command(subcommand)]
+    Gpu(GpuCommand),
     /// Print a completion script for a shell
     Completions { shell: Shell },
 }
@@ -144,6 +156,30 @@ pub struct GetArgs {
     pub content: ContentArgs,
     /// Where to write [default: the last part of the path, or the CID]
     #[arg(short, long, value_name = "OUT", value_hint = ValueHint::AnyPath)]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Moments: 2026-11-23T14:00:00Z, 2026-11-23, or how long ago: 90m, 24h, 7d.
+No data gives a document that says so, and exit code 0.")]
+pub struct ReportArgs {
+    /// ipfs, p2p, webgpu, cross-platform, benchmark or verification
+    #[arg(value_name = "TYPE")]
+    pub kind: ReportType,
+    /// md, html, json or csv
+    #[arg(short, long, default_value = "md")]
+    pub format: Format,
+    /// From this moment on [default: 7d for ipfs and p2p, else everything]
+    #[arg(long, value_name = "MOMENT")]
+    pub since: Option<Moment>,
+    /// Before this moment [default: now]
+    #[arg(long, value_name = "MOMENT")]
+    pub until: Option<Moment>,
+    /// Only this run of a test tool
+    #[arg(long, value_name = "ID")]
+    pub run: Option<String>,
+    /// Where to write [default: standard output]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub output: Option<PathBuf>,
 }
 
@@ -216,6 +252,18 @@ pub enum ConfigCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub enum GpuCommand {
+    /// List the adapters of this machine
+    Info,
+    /// Run the lab's shaders here, each checked against a CPU reference
+    Bench {
+        /// Store the results in the server that runs on this data directory
+        #[arg(long)]
+        submit: bool,
+    },
+}
+
 /// Runs one command and answers with its exit code. Errors go to stderr, once, with what to do next.
 pub fn run(cli: Cli) -> ExitCode {
     let serving = matches!(cli.command, Command::Serve { .. });
@@ -250,6 +298,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Refs { content, recursive } => content::refs(&common, content, recursive).await,
         Command::Car(CarCommand::Import { files }) => actions::car_import(&common, files).await,
         Command::Car(CarCommand::Export { content, output }) => content::car_export(&common, content, output).await,
+        Command::Name(command) => name::run(&common, command).await,
         Command::Pin(PinCommand::Add { cid, direct }) => actions::pin_add(&common, &cid, direct).await,
         Command::Pin(PinCommand::Rm { cid }) => actions::pin_rm(&common, &cid).await,
         Command::Pin(PinCommand::Ls) => actions::pin_ls(&common).await,
@@ -258,10 +307,12 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Id => actions::show(&common, "id").await,
         Command::Peers => actions::peers(&common).await,
         Command::Stats => actions::show(&common, "stats").await,
+        Command::Report(args) => report::report(&common, args).await,
         Command::Token(command) => token::token(&common, command).await,
         Command::Config(ConfigCommand::Show { overrides }) => doctor::config_show(&common, &overrides).await,
         Command::Config(ConfigCommand::Check { overrides }) => doctor::config_check(&common, &overrides),
         Command::Doctor => doctor::doctor(&common).await,
+        Command::Gpu(command) => gpu::gpu(&common, command).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut std::io::stdout());
             Ok(())

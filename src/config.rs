@@ -85,8 +85,13 @@ pub struct Settings {
     /// Further names, without a port, by which people reach the admin listener (a reverse proxy's). Others are refused
     /// against DNS rebinding; addresses and localhost are known.
     pub admin_host: Vec<String>,
-    /// Hosts that serve content by subdomain. Read and shown; the subdomain gateway itself comes with a later release.
+    /// Hosts that serve each root on an origin of its own, CID.ipfs.HOST; with or without a port, or `*.HOST`.
     pub subdomain_host: Vec<String>,
+    /// Answer `/routing/v1` on the gateway (Delegated Routing V1): others may ask for providers, peers and names.
+    pub routing_v1: bool,
+    /// Denylists in the compact format (IPIP-383), files or folders of `.deny` files, read again when they change. Those in
+    /// /etc/ipfs/denylists and ~/.config/ipfs/denylists are read too.
+    pub denylist: Vec<PathBuf>,
     /// Budget of the cache's memory tier.
     pub cache_memory: ByteSize,
     /// Budget of the cache's disk tier. 0 switches it off.
@@ -161,6 +166,8 @@ impl Default for Settings {
             admin_token_file: None,
             admin_host: Vec::new(),
             subdomain_host: vec!["localhost".to_owned()],
+            routing_v1: false,
+            denylist: Vec::new(),
             cache_memory: ByteSize::mib(128),
             cache_disk: ByteSize::gib(10),
             limits: Limits::default(),

@@ -16,6 +16,7 @@ mod page;
 mod peer;
 mod peers;
 mod plot;
+mod reports;
 mod reference;
 mod retrieval;
 mod retrievals;
@@ -24,16 +25,18 @@ mod system;
 mod topology;
 mod verdict;
 mod waterfall;
+mod webgpu;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
 
-pub use reference::reference;
 pub use system::Host;
+pub use reference::reference;
 
 use crate::db::{Database, DbError};
+use crate::topology::Facts;
 
 /// What the pages read.
 #[derive(Clone)]
@@ -48,6 +51,8 @@ pub struct State {
     pub compare_share: f64,
     /// The process and its machine.
     pub host: Arc<Host>,
+    /// What the configuration says about routers, for recommendations.
+    pub facts: Facts,
 }
 
 /// What pages show of the node without asking the database.
@@ -84,6 +89,8 @@ pub fn router(state: State) -> Router {
         .route("/partials/retrievals", get(retrievals::partial))
         .route("/content", get(content::page))
         .route("/system", get(system::page))
+        .route("/webgpu", get(webgpu::page))
+        .route("/reports", get(reports::page))
         .route("/static/{*path}", get(assets::serve))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)

@@ -11,27 +11,36 @@ pub mod format;
 mod guard;
 mod handler;
 pub mod headers;
+pub mod host;
+mod listing;
 mod metrics;
 mod middleware;
 mod names;
+mod origin;
 mod page;
 mod problem;
 pub mod range;
+pub mod redirects;
 mod respond;
+mod routing_v1;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::any;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+use crate::denylist::Denylists;
 use crate::names::Resolver;
 use crate::record::RecordSink;
 use crate::retriever::Retriever;
 use crate::telemetry::Metrics;
 use metrics::Counts;
+
+pub use routing_v1::{OwnAddresses, Routing};
 
 /// Limits of the gateway.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -51,6 +60,10 @@ pub struct Config {
     /// gateway's origin. Default false, because it breaks sites that store things; true where the gateway's host name
     /// has other uses.
     pub sandbox: bool,
+    /// Hosts that send each root to an origin of its own, `{cid}.ipfs.HOST`. Default `localhost`.
+    pub subdomain_hosts: host::Hosts,
+    /// Proxies whose `X-Forwarded-Proto` and `X-Forwarded-Host` count. Default none.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl Default for Config {
@@ -60,6 +73,9 @@ impl Default for Config {
             first_byte_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(3600),
             sandbox: false,
+            // Local invariant: the name is a host name.
+            subdomain_hosts: host::Hosts::parse(&["localhost"]).unwrap_or_default(),
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -72,6 +88,10 @@ pub type TokenCheck = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 pub struct State {
     pub retriever: Retriever,
     pub names: Resolver,
+    /// What `/routing/v1` answers from; `None`: it does not.
+    pub routing: Option<Routing>,
+    /// What is refused.
+    pub denylists: Denylists,
     pub sink: Arc<dyn RecordSink>,
     pub config: Config,
     /// Who presents such a token as a bearer may choose `?policy=`.
@@ -86,7 +106,9 @@ pub fn router(state: State, metrics: &Metrics) -> Router {
         counts: counts.clone(),
         state,
     });
-    Router::new()
+    let routing = gateway.state.routing.is_some().then(routing_v1::router).unwrap_or_default();
+    let routes = Router::new()
+        .merge(routing)
         .route("/", any(handler::home))
         .route("/ipfs", any(handler::open))
         .route("/ipfs/", any(handler::open))
@@ -95,8 +117,12 @@ pub fn router(state: State, metrics: &Metrics) -> Router {
         .route("/ipns/", any(handler::open))
         .route("/ipns/{*path}", any(handler::content))
         .fallback(handler::nothing)
+        .with_state(gateway.clone());
+    // The front gives requests of other origins their content path: it comes before the routes are tried.
+    let front = axum::middleware::from_fn_with_state(gateway, origin::front);
+    Router::new()
+        .fallback_service(tower::Layer::layer(&front, routes))
         .layer(axum::middleware::from_fn_with_state(counts, middleware::wrap))
-        .with_state(gateway)
 }
 
 /// The router's state.

@@ -5,21 +5,23 @@
 //! | layer | modules |
 //! |---|---|
 //! | L0 | [`ipld`] |
-//! | L1 | [`blockstore`] [`routing`] [`exchange`] [`record`] [`supervisor`] [`telemetry`] [`listener`] [`units`] |
+//! | L1 | [`blockstore`] [`denylist`] [`routing`] [`exchange`] [`record`] [`stats`] [`supervisor`] [`telemetry`] [`listener`] [`units`] |
 //! | L2 | [`p2p`] [`http_peer`] [`db`] |
 //! | L3 | [`retriever`] [`names`] |
-//! | L4a | [`dag`] [`topology`] |
-//! | L4b | [`checkpoint`] |
+//! | L4a | [`dag`] [`topology`] [`webgpu`] |
+//! | L4b | [`checkpoint`] [`report`] |
 //! | L5 | [`gateway`] [`api`] [`dashboard`] |
 //! | L6 | [`config`] [`app`] [`accelerator`] [`cli`] |
 
 pub mod ipld;
 
 pub mod blockstore;
+pub mod denylist;
 pub mod exchange;
 pub mod listener;
 pub mod record;
 pub mod routing;
+pub mod stats;
 pub mod supervisor;
 pub mod telemetry;
 pub mod units;
@@ -33,8 +35,10 @@ pub mod retriever;
 
 pub mod dag;
 pub mod topology;
+pub mod webgpu;
 
 pub mod checkpoint;
+pub mod report;
 
 pub mod api;
 pub mod dashboard;

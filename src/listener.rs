@@ -7,6 +7,7 @@
 mod clock;
 mod connection;
 mod limits;
+mod target;
 mod tls;
 
 use std::future::Future;
@@ -103,7 +104,17 @@ pub struct Options {
     pub trusted_proxies: Vec<IpNet>,
     pub tls: Option<Tls>,
     pub stats: Stats,
+    /// Which hosts a proxy tunnel (`CONNECT`) may name. Whatever it names, it ends in this listener's router: nothing is
+    /// ever forwarded. `None`: no tunnels.
+    pub tunnel_to: Option<TunnelCheck>,
 }
+
+/// Says whether an authority (`host:port`) is served here.
+pub type TunnelCheck = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// An extension of every request: whether it came through TLS of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Secure(pub bool);
 
 /// Counts of all listeners of the process: registered once, handed to each.
 #[derive(Debug, Clone)]
@@ -159,7 +170,8 @@ impl Stats {
 /// Accepts connections until `stop`, then lets requests under way finish for [`Config::drain_timeout`], then cuts the
 /// rest. Returns when no connection is left, and says how many had to be cut.
 ///
-/// A request carries [`axum::extract::ConnectInfo`]`<SocketAddr>` of the peer as an extension.
+/// A request carries [`axum::extract::ConnectInfo`]`<SocketAddr>` of the peer and [`Secure`] as extensions, and exactly
+/// one `Host` header, whatever form its target had: a request without, or with several, is answered 400.
 pub async fn serve(
     tcp: TcpListener,
     router: Router,

@@ -25,6 +25,7 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use crate::blockstore::{Blockstore, Hit, StoreError, Tier};
+use crate::denylist::Denied;
 use crate::exchange::Exchange;
 use crate::ipld::{Block, Cid};
 use crate::record::{Phase, Policy, RetrievalEvent, Transport};
@@ -117,6 +118,9 @@ pub enum FetchError {
     /// The CID names a hash function that is not accepted, or is malformed.
     #[error("{cid} cannot be fetched: {error}")]
     Unsupported { cid: Cid, error: crate::ipld::BlockError },
+    /// A denylist names it.
+    #[error("{cid} is not served here: a denylist names it")]
+    Denied { cid: Cid, denied: Denied },
     /// The retriever is stopping.
     #[error("the server is stopping")]
     Stopping,
@@ -154,6 +158,10 @@ pub trait LocalBlocks: Send + Sync + 'static {
 
     /// A request read this block, wherever it came from. Returns at once.
     fn used(&self, _: &Block) {}
+    /// Whether this block is neither fetched nor handed out, wherever it comes from.
+    fn denied(&self, _: &Cid) -> Option<Denied> {
+        None
+    }
 }
 
 /// One peer as the retriever sees it now.

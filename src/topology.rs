@@ -9,6 +9,7 @@ pub mod export;
 mod graph;
 mod layout;
 mod network;
+pub mod insight;
 mod rating;
 mod watch;
 
@@ -25,6 +26,7 @@ pub use self::rating::{Health, Rating, SpeedRating};
 pub use self::watch::{NetworkSource, Observed, current, watch};
 use crate::db::counters::{Tally, ratio};
 use crate::db::observe::NetworkSnapshot;
+use crate::stats;
 
 /// A peer of the window. The node itself is not among them.
 #[derive(Debug, Clone, PartialEq)]
@@ -128,9 +130,9 @@ pub fn analytics(inputs: &Inputs) -> Analytics {
         optimization_score,
         optimization_rating: Rating::of(optimization_score),
         recommendations: advice::recommend(inputs, &shape),
-        median_rtt_ms: rating::quantile(&rtts, 0.5),
-        p95_rtt_ms: rating::quantile(&rtts, 0.95),
-        median_rate_bps: rating::quantile(&rates, 0.5),
+        median_rtt_ms: stats::quantile(&rtts, 0.5),
+        p95_rtt_ms: stats::quantile(&rtts, 0.95),
+        median_rate_bps: stats::quantile(&rates, 0.5),
         cache_hit_ratio: tally.hit_ratio_requests(),
         shape,
     }

@@ -26,6 +26,10 @@
     }
   };
 
+  // On a phone the drawing scrolls: this node is what is seen first.
+  const box = svg.closest(".mapbox");
+  box.scrollLeft = (box.scrollWidth - box.clientWidth) / 2;
+
   // Forces: every link keeps the length that the server gave it, peers keep apart. It runs only while something is dragged.
   let simulation = null;
   const simulate = () => {
@@ -64,8 +68,8 @@
     show();
   };
   const at = (event) => {
-    const box = svg.getBoundingClientRect();
-    return [view.x + (event.clientX - box.left) / box.width * WIDTH / view.k, view.y + (event.clientY - box.top) / box.height * HEIGHT / view.k];
+    const { left, top, width, height } = svg.getBoundingClientRect();
+    return [view.x + (event.clientX - left) / width * WIDTH / view.k, view.y + (event.clientY - top) / height * HEIGHT / view.k];
   };
 
   // Pointers: one on a peer drags it, one on the ground moves the view, two zoom.
@@ -140,7 +144,7 @@
   };
   if (others[0]) others[0].element.setAttribute("tabindex", "0");
   const ARROWS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
-  svg.closest(".mapbox").addEventListener("keydown", (event) => {
+  box.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const arrow = ARROWS[event.key];
     if (arrow) {

@@ -124,7 +124,7 @@ async fn store_files(
     }
     let guard = state.blocks.hold().await;
     let mut quiet = import::quiet;
-    let mut adding = Adding { importer: Importer::new(&*state.blocks, &guard, profile, &mut quiet), profile };
+    let mut adding = Adding { direct: Importer::new(&*state.blocks, &guard, profile, &mut quiet), profile };
     let (root, name) = match multer::parse_boundary(content_type(headers)) {
         Ok(boundary) => (adding.parts(upload, boundary, asked.wrap).await?, asked.filename),
         Err(_) if content_type(headers).starts_with("multipart/") => {
@@ -139,7 +139,7 @@ async fn store_files(
             }
         }
     };
-    let Added { size, blocks, entries, .. } = adding.importer.finish(root).await.map_err(import_problem)?;
+    let Added { size, blocks, entries, .. } = adding.direct.finish(root).await.map_err(import_problem)?;
     let pinned = asked.pin.unwrap_or(true);
     if pinned {
         state.blocks.pins().add(&guard, vec![recursive(root.cid, name)]).await?;
@@ -225,7 +225,7 @@ enum Entry {
 }
 
 struct Adding<'a> {
-    importer: Importer<'a>,
+    direct: Importer<'a>,
     profile: Profile,
 }
 
@@ -235,7 +235,7 @@ impl Adding<'_> {
         E: Into<io::Error> + Send,
     {
         let body = std::pin::pin!(body.map_err(Into::into));
-        self.importer.stream(StreamReader::new(body)).await.map_err(import_problem)
+        self.direct.stream(StreamReader::new(body)).await.map_err(import_problem)
     }
 
     async fn parts(&mut self, upload: &mut Upload, boundary: String, wrap: bool) -> Result<Built, Problem> {
@@ -243,7 +243,7 @@ impl Adding<'_> {
         let mut top = BTreeMap::new();
         while let Some(part) = parts.next_field().await.map_err(|error| multipart_problem(&error))? {
             let Some(name) = part.file_name().map(str::to_owned) else { continue };
-            if self.importer.entries() >= MAX_ENTRIES {
+            if self.direct.entries() >= MAX_ENTRIES {
                 return Err(Problem::too_large(format!("a request has at most {MAX_ENTRIES} entries")));
             }
             let path = segments(&name)?;
@@ -275,7 +275,7 @@ impl Adding<'_> {
         }
         let target =
             String::from_utf8(target).map_err(|_| Problem::unprocessable("a symlink's target is not UTF-8"))?;
-        self.importer.link(&target).await.map_err(import_problem)
+        self.direct.link(&target).await.map_err(import_problem)
     }
 
     /// Children before their parents, without recursion: the tree may be [`MAX_DEPTH`] deep.
@@ -293,7 +293,7 @@ impl Adding<'_> {
                 None => {
                     // Local invariant: without a next entry, the innermost directory is open and complete.
                     let (name, builder, _) = open.pop().expect("a directory is open");
-                    (name, self.importer.directory(builder).await.map_err(import_problem)?)
+                    (name, self.direct.directory(builder).await.map_err(import_problem)?)
                 }
             };
             let Some(folder) = open.last_mut() else { return Ok(done) };
@@ -305,7 +305,7 @@ impl Adding<'_> {
     async fn wrap(&mut self, name: &str, file: Built) -> Result<Built, Problem> {
         let mut builder = DirBuilder::new(&self.profile);
         builder.add(name, file.cid, file.tsize).map_err(|error| build_problem(&error))?;
-        self.importer.directory(builder).await.map_err(import_problem)
+        self.direct.directory(builder).await.map_err(import_problem)
     }
 }
 

@@ -19,6 +19,8 @@ pub enum List {
     Pins = 1,
     Retrievals = 2,
     Tokens = 3,
+    Tests = 4,
+    Names = 5,
 }
 
 /// The cursor that follows the item with this key.

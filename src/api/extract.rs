@@ -156,15 +156,20 @@ impl<S: Send + Sync> FromRequestParts<S> for Known {
 pub fn tagged(known: &Known, value: &impl Serialize) -> Result<Response, Problem> {
     let body = serde_json::to_vec(value)
         .map_err(|error| Problem::internal(format!("the answer cannot be written: {error}")))?;
+    let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    tagged_bytes(known, HeaderMap::from_iter([json]), body)
+}
+
+/// A body with a strong ETag of its bytes; 304 when the client has them.
+pub fn tagged_bytes(known: &Known, mut headers: HeaderMap, body: Vec<u8>) -> Result<Response, Problem> {
     let etag = etag(&body);
-    let mut headers = HeaderMap::new();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     let known = has(known.0.as_ref(), &etag);
     headers.insert(ETAG, etag);
     if known {
+        headers.remove(CONTENT_TYPE);
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok((headers, body).into_response())
 }
 

@@ -14,13 +14,15 @@ use super::problem::Problem;
 use super::{State, database};
 use crate::blockstore;
 use crate::db::DbState;
-use crate::db::queries::Window;
+use crate::db::queries::{MAX_LIMIT, PeerOrder, Window};
 use crate::p2p::Direction;
 use crate::retriever::PeerSnapshot;
-use crate::topology;
+use crate::topology::{self, insight};
 
 /// Peers in one answer.
 const MAX_PEERS: u32 = 500;
+/// Peers among the heavy hitters.
+const HEAVY_HITTERS: usize = 20;
 /// The window of analytics when none is asked for, and the longest, in seconds.
 const DEFAULT_WINDOW_S: u64 = 24 * 3600;
 const MAX_WINDOW_S: u64 = 90 * 24 * 3600;
@@ -280,4 +282,44 @@ pub async fn analytics(
     }
     let window = Window::last(Duration::from_secs(seconds), SystemTime::now());
     Ok(fresh(StatusCode::OK, topology::current(database(&state)?, state.facts, window).await?))
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Insights {
+    window: Window,
+    /// `null`: fewer than 30 minutes (hours, in windows over 48 h) with a request.
+    anomalies: Option<Vec<insight::Anomaly>>,
+    /// Against the window before, as long.
+    changes: Vec<insight::Change>,
+    /// Peers by the bytes that they have delivered.
+    heavy_hitters: Vec<insight::HeavyHitter>,
+}
+
+/// Moments that stand out, what changed, and the peers that delivered most
+#[utoipa::path(
+    get, path = "/p2p/insights", tag = "network", params(AnalyticsAsked),
+    responses((status = 200, body = Insights))
+)]
+pub async fn insights(
+    Extract(state): Extract<State>,
+    Query(asked): Query<AnalyticsAsked>,
+) -> Result<Response, Problem> {
+    let seconds = asked.window_s.unwrap_or(DEFAULT_WINDOW_S);
+    if seconds == 0 || seconds > MAX_WINDOW_S {
+        return Err(Problem::parameter("window_s", format!("window_s is 1 to {MAX_WINDOW_S}")));
+    }
+    let db = database(&state)?;
+    let window = Window::last(Duration::from_secs(seconds), SystemTime::now());
+    let length = window.until_us - window.since_us;
+    let before = Window { since_us: window.since_us - length, until_us: window.since_us };
+    let (now, then) = (db.buckets(window).await?, db.buckets(before).await?);
+    let peers = db.peers(PeerOrder::BytesIn, MAX_LIMIT).await?;
+    let amounts = peers.into_iter().map(|peer| (peer.peer_id, peer.bytes_in as f64));
+    let insights = Insights {
+        window,
+        anomalies: insight::anomalies(&now),
+        changes: insight::changes(&then, &now),
+        heavy_hitters: insight::heavy_hitters(amounts, HEAVY_HITTERS),
+    };
+    Ok(fresh(StatusCode::OK, insights))
 }

@@ -230,7 +230,7 @@ fn fetch_problem(error: &FetchError) -> Problem {
     match error {
         FetchError::NotFound { .. } | FetchError::NotLocal { .. } => Problem::not_found(detail),
         FetchError::Timeout { .. } => Problem::upstream(StatusCode::GATEWAY_TIMEOUT, detail),
-        FetchError::Unsupported { .. } => Problem::bad_request(detail),
+        FetchError::Unsupported { .. } | FetchError::Denied { .. } => Problem::bad_request(detail),
         FetchError::Stopping => Problem::unavailable(detail),
         FetchError::Store(_) => Problem::internal(detail),
     }

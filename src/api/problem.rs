@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::blockstore::StoreError;
 use crate::db::DbError;
+use crate::names::NameError;
 
 /// `type` is this plus the problem's name; it is a name, not a page.
 const TYPE_PREFIX: &str = "urn:tidegate:problem:";
@@ -190,6 +191,18 @@ impl Problem {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "unprocessable", "The body is not what it should be", detail)
     }
 
+    /// Nothing of a batch was taken: `errors` has what is wrong with it, each with its pointer.
+    pub fn faults(faults: Vec<(String, String)>) -> Self {
+        let n = faults.len();
+        let detail =
+            format!("nothing was stored: {n} {} wrong; see errors", if n == 1 { "thing is" } else { "things are" });
+        let places = faults
+            .into_iter()
+            .map(|(pointer, detail)| Place { detail, pointer: Some(pointer), ..Place::default() })
+            .collect();
+        Self { places, ..Self::unprocessable(detail) }
+    }
+
     pub fn conflict(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", "This cannot be done now", detail).retryable()
     }
@@ -268,6 +281,35 @@ impl From<StoreError> for Problem {
                 tracing::error!(%error, "local store");
                 Self::internal(error.to_string())
             }
+        }
+    }
+}
+
+impl From<NameError> for Problem {
+    fn from(error: NameError) -> Self {
+        let detail = error.to_string();
+        match &error {
+            NameError::Syntax { .. } | NameError::Path(_) | NameError::Recursion { .. } | NameError::KeyName(_) => {
+                Self::bad_request(detail)
+            }
+            NameError::NotFound { .. } | NameError::NoLink { .. } | NameError::NotLocal { .. } => {
+                Self::not_found(detail)
+            }
+            NameError::Timeout { .. } => Self::upstream(StatusCode::GATEWAY_TIMEOUT, detail),
+            NameError::Invalid { .. }
+            | NameError::BadLink { .. }
+            | NameError::Dns { .. }
+            | NameError::Unreachable { .. } => Self::upstream(StatusCode::BAD_GATEWAY, detail),
+            NameError::Older { .. } => Self::conflict(detail),
+            NameError::Disabled { .. } | NameError::Busy => Self::unavailable(detail),
+            NameError::Sign(_) => Self::unprocessable(detail),
+            NameError::Store(_) => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "insufficient-storage",
+                "The local store cannot be written",
+                detail,
+            ),
+            NameError::Lost { .. } | NameError::Key { .. } => Self::internal(detail),
         }
     }
 }

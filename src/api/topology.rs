@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{Query, fresh};
 use super::problem::Problem;
@@ -19,8 +20,9 @@ const DEFAULT_WINDOW_S: u64 = 3_600;
 const MAX_WINDOW_S: u64 = 90 * 24 * 3_600;
 
 /// JSON (nodes, edges, figures), GraphML, or DOT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = TopologyFormat)]
 pub enum Format {
     #[default]
     Json,
@@ -28,19 +30,33 @@ pub enum Format {
     Dot,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct Asked {
+    /// `json` (nodes, edges, figures), `graphml` or `dot`.
     #[serde(default)]
+    #[param(inline, required = false)]
     format: Format,
-    /// Seconds back from now.
+    /// Seconds back from now. Default: 3,600.
+    #[param(minimum = 1, maximum = 7_776_000)]
     window_s: Option<u64>,
 }
+
+/// The network as a graph: nodes, edges, roles, clusters and figures.
+#[utoipa::path(
+    get, path = "/p2p/topology", tag = "network", params(Asked),
+    responses((status = 200, content(
+        (topology::Network = "application/json"),
+        (String = "application/graphml+xml"),
+        (String = "text/vnd.graphviz")
+    ), description = "the graph, in the form that was asked for"))
+)]
 
 pub async fn topology(Extract(state): Extract<State>, Query(asked): Query<Asked>) -> Result<Response, Problem> {
     let seconds = asked.window_s.unwrap_or(DEFAULT_WINDOW_S);
     if seconds == 0 || seconds > MAX_WINDOW_S {
-        return Err(Problem::bad_request(format!("window_s is 1 to {MAX_WINDOW_S}")));
+        return Err(Problem::parameter("window_s", format!("window_s is 1 to {MAX_WINDOW_S}")));
     }
     let window = Window::last(Duration::from_secs(seconds), SystemTime::now());
     let own = state.node.as_ref().map(|node| node.peer_id().to_string());

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::StartError;
+use super::{Routers, StartError};
 use super::token::Check;
 use crate::blockstore::{self, Blocks};
 use crate::config::Settings;
 use crate::db::{self, Database};
 use crate::record::live::Feed;
+use crate::gateway::host::{Hosts, HostsError};
 use crate::retriever::{self, Retriever};
 use crate::routing::{NameRouter, RouterKind};
 use crate::supervisor::Supervisor;
@@ -83,13 +84,21 @@ pub fn listener(settings: &Settings) -> listener::Config {
     }
 }
 
-pub fn gateway(settings: &Settings) -> gateway::Config {
-    gateway::Config {
+pub fn gateway(settings: &Settings) -> Result<gateway::Config, HostsError> {
+    Ok(gateway::Config {
         concurrent_requests: u32::try_from(settings.limits.concurrent_requests).unwrap_or(u32::MAX),
         first_byte_timeout: settings.limits.retrieval_timeout,
         request_timeout: settings.limits.request_timeout,
+        subdomain_hosts: Hosts::parse(&settings.subdomain_host)?,
+        trusted_proxies: settings.trusted_proxy.clone(),
         ..Default::default()
-    }
+    })
+}
+
+/// Where a proxy tunnel to the gateway may lead: to hosts that the gateway serves.
+pub fn tunnels(settings: &Settings) -> Result<listener::TunnelCheck, HostsError> {
+    let hosts = Hosts::parse(&settings.subdomain_host)?;
+    Ok(Arc::new(move |authority: &str| hosts.serves(authority)))
 }
 
 /// What names are resolved with. Looks up the name of a DNS-over-HTTPS server, if that is the resolver.
@@ -109,6 +118,25 @@ pub fn names(
     })
 }
 
+/// What `/routing/v1` answers from. Configured peers and those of the local network are asked for everything by the
+/// retriever; nobody said that they have it, so they are not named to others.
+pub fn routing_v1(routers: &Routers, blocks: &Arc<Blocks>, node: Option<&p2p::Client>) -> gateway::Routing {
+    let known = |kind| matches!(kind, RouterKind::Delegated | RouterKind::Dht);
+    let own = node.cloned().map(|node| {
+        let own: gateway::OwnAddresses = Arc::new(move || {
+            let addrs = node.external_addrs().into_iter().chain(node.listen_addrs());
+            (node.peer_id(), addrs.collect())
+        });
+        own
+    });
+    gateway::Routing {
+        content: routers.content.iter().filter(|router| known(router.kind())).cloned().collect(),
+        peers: routers.peers.clone(),
+        blocks: blocks.clone(),
+        own,
+    }
+}
+
 /// What the configuration says about routers, for recommendations.
 pub fn facts(settings: &Settings) -> Facts {
     Facts { delegated_routers: settings.router.len(), dht: !settings.no_dht, offline: settings.offline }
@@ -125,6 +153,7 @@ pub struct Admin<'a> {
     pub tokens: api::Tokens,
     pub blocks: Arc<Blocks>,
     pub retriever: Retriever,
+    pub names: names::Resolver,
     pub node: Option<p2p::Client>,
     pub database: Option<Database>,
     pub metrics: Metrics,
@@ -144,6 +173,7 @@ impl Admin<'_> {
         api::State {
             blocks: self.blocks.clone(),
             retriever: self.retriever.clone(),
+            names: self.names.clone(),
             node: self.node.clone(),
             db: self.database.clone(),
             metrics: self.metrics.clone(),
@@ -155,6 +185,7 @@ impl Admin<'_> {
             feed: self.feed.clone(),
             started: Instant::now(),
             access: self.access(),
+            lab: crate::webgpu::Lab::new(&self.metrics),
         }
     }
 
@@ -194,6 +225,7 @@ impl Admin<'_> {
         dashboard::State {
             db: self.database.clone(),
             node: Arc::new(snapshot),
+            facts: facts(self.settings),
             gateway: self.gateway.clone(),
             compare_share: self.settings.compare_share,
             host: Arc::new(self.host()),

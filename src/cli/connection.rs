@@ -117,7 +117,7 @@ async fn running(dir: &Path, http: &reqwest::Client) -> Option<ApiFile> {
 }
 
 /// The `TIDEGATE_*` variables hold for the embedded server as they do for `serve`.
-fn from_environment() -> Result<Overrides, CliError> {
+pub(super) fn from_environment() -> Result<Overrides, CliError> {
     use clap::{Args, FromArgMatches};
     let command = Overrides::augment_args(clap::Command::new("tidegate"));
     let matches = command.try_get_matches_from(["tidegate"]).map_err(CliError::usage)?;

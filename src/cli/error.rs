@@ -108,7 +108,13 @@ impl From<crate::app::StartError> for CliError {
             StartError::Bind { .. } => {
                 Self::failed(text).hint("another program has the port: give another one, or port 0 for a free one")
             }
-            StartError::Names(_) | StartError::Dns(_) | StartError::Token { .. } | StartError::Tls(_) | StartError::Router(_) => Self::usage(text),
+            StartError::Names(_)
+            | StartError::Dns(_)
+            | StartError::SubdomainHost(_)
+            | StartError::Denylist(_)
+            | StartError::Token { .. }
+            | StartError::Tls(_)
+            | StartError::Router(_) => Self::usage(text),
             StartError::Node(_) => Self::failed(text),
         }
     }

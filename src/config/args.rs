@@ -78,9 +78,15 @@ pub struct Overrides {
     /// Further name by which people reach the admin listener (a reverse proxy's); may be repeated
     #[arg(long, env = "TIDEGATE_ADMIN_HOST", value_name = "HOST", value_delimiter = ',')]
     pub admin_host: Vec<String>,
-    /// Host that serves content by subdomain; may be repeated; no effect yet [default: localhost]
+    /// Host that serves each root on an origin of its own, CID.ipfs.HOST; may be repeated [default: localhost]
     #[arg(long, env = "TIDEGATE_SUBDOMAIN_HOST", value_name = "HOST", value_delimiter = ',')]
     pub subdomain_host: Vec<String>,
+    /// Answer /routing/v1 on the gateway: others may ask for providers, peers and names
+    #[arg(long, env = "TIDEGATE_ROUTING_V1")]
+    pub routing_v1: bool,
+    /// Denylist in the compact format, a file or a folder of .deny files; may be repeated
+    #[arg(long, env = "TIDEGATE_DENYLIST", value_name = "FILE", value_delimiter = ',')]
+    pub denylist: Vec<PathBuf>,
     /// Memory tier of the cache [default: 128MiB]
     #[arg(long, env = "TIDEGATE_CACHE_MEMORY", value_name = "SIZE")]
     pub cache_memory: Option<ByteSize>,
@@ -131,6 +137,8 @@ impl Overrides {
         maybe(&self.admin_token_file, &mut settings.admin_token_file);
         list(&self.admin_host, &mut settings.admin_host);
         list(&self.subdomain_host, &mut settings.subdomain_host);
+        settings.routing_v1 |= self.routing_v1;
+        list(&self.denylist, &mut settings.denylist);
         one(&self.cache_memory, &mut settings.cache_memory);
         one(&self.cache_disk, &mut settings.cache_disk);
         Ok(())

@@ -11,7 +11,7 @@ use futures::stream::Stream;
 use thiserror::Error;
 
 use super::seen::{Novelty, Seen};
-use crate::ipld::unixfs::{self, DirEntry, HamtEntry, HamtLookup, HamtNode, Node, UnixFsError};
+use crate::ipld::unixfs::{self, DirEntry, HamtEntry, HamtLookup, HamtNode, Node, UnixFsError, hamt};
 use crate::ipld::{Block, Cid, codec};
 use crate::retriever::{FetchError, Hint, Session};
 
@@ -121,6 +121,8 @@ pub struct Entries {
     seen: Seen,
     sharded: bool,
     failed: bool,
+    /// The entries start after this name.
+    after: Option<String>,
 }
 
 type Fetching = BoxFuture<'static, Result<Block, FetchError>>;
@@ -133,6 +135,24 @@ struct Shard {
     asked: bool,
 }
 
+/// Where in a shard the entries after a name start.
+#[derive(Debug, Clone, Copy)]
+struct Start {
+    /// The index of the name.
+    index: u32,
+    /// The name lies in the shard at that index, not in this one.
+    below: bool,
+}
+
+impl Start {
+    fn skips(self, slot: &HamtEntry) -> bool {
+        match slot {
+            HamtEntry::Value { index, .. } => self.below || *index <= self.index,
+            HamtEntry::Child { index, .. } => self.below && *index < self.index,
+        }
+    }
+}
+
 impl From<DirEntry> for Entry {
     fn from(entry: DirEntry) -> Self {
         Self { name: entry.name, cid: entry.cid, tsize: entry.tsize }
@@ -142,6 +162,16 @@ impl From<DirEntry> for Entry {
 impl Entries {
     /// The entries under `root`.
     pub fn new(session: Session, root: &Block) -> Result<Self, DirectoryError> {
+        Self::starting(session, root, None)
+    }
+
+    /// The entries that come after the one named `after`. Of a HAMT only the shards on the way to that name are read
+    /// again; there the name need not exist, its place does.
+    pub fn after(session: Session, root: &Block, after: &str) -> Result<Self, DirectoryError> {
+        Self::starting(session, root, Some(after.to_owned()))
+    }
+
+    fn starting(session: Session, root: &Block, after: Option<String>) -> Result<Self, DirectoryError> {
         let mut entries = Self {
             session,
             fanout: 0,
@@ -152,9 +182,16 @@ impl Entries {
             seen: Seen::new(MAX_SHARDS),
             sharded: false,
             failed: false,
+            after,
         };
         match decode(root)? {
-            Some(Node::Directory(directory)) => entries.ready.extend(directory.entries.into_iter().map(Entry::from)),
+            Some(Node::Directory(directory)) => {
+                let start = entries
+                    .after
+                    .as_ref()
+                    .and_then(|after| directory.entries.iter().position(|entry| entry.name == *after).map(|at| at + 1));
+                entries.ready.extend(directory.entries.into_iter().skip(start.unwrap_or(0)).map(Entry::from));
+            }
             Some(Node::HamtShard(shard)) => {
                 entries.sharded = true;
                 entries.fanout = shard.fanout;
@@ -171,10 +208,16 @@ impl Entries {
         self.sharded
     }
 
-    fn unfold(&mut self, shard: HamtNode, path: &[u32], cid: &Cid) -> Result<(), DirectoryError> {
+    fn unfold(&mut self, mut shard: HamtNode, path: &[u32], cid: &Cid) -> Result<(), DirectoryError> {
         shard.check_position(path).map_err(|error| DirectoryError::Malformed { cid: *cid, error })?;
         let mut below = Vec::new();
+        let start = self.start(&shard, path);
+        // Writers sort links; who does not gets the same order, so that a place in it can be named.
+        shard.entries.sort_unstable_by_key(HamtEntry::index);
         for slot in shard.entries {
+            if start.is_some_and(|start| start.skips(&slot)) {
+                continue;
+            }
             match slot {
                 HamtEntry::Value { name, cid, tsize, .. } => self.ready.push_back(Entry { name, cid, tsize }),
                 HamtEntry::Child { index, cid } => match self.seen.insert(&cid) {
@@ -195,6 +238,20 @@ impl Entries {
         }
         self.shards.extend(below.into_iter().rev());
         Ok(())
+    }
+
+    /// Where the entries of this shard start; `None`: with the first. A shard gives its own values before its shards.
+    fn start(&self, shard: &HamtNode, path: &[u32]) -> Option<Start> {
+        let after = self.after.as_deref()?;
+        let hash = hamt::name_hash(after);
+        let slot = |depth| hamt::index_at(hash, self.fanout, depth).ok();
+        let is_on_the_way = path.iter().enumerate().all(|(depth, index)| slot(depth) == Some(*index));
+        if !is_on_the_way {
+            return None;
+        }
+        let index = slot(path.len())?;
+        let below = shard.entries.iter().any(|entry| matches!(entry, HamtEntry::Child { index: i, .. } if *i == index));
+        Some(Start { index, below })
     }
 
     fn plan(&mut self) {

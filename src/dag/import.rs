@@ -151,9 +151,9 @@ pub async fn add_stream(
     profile: &Profile,
     progress: &mut (dyn FnMut(Progress<'_>) + Send),
 ) -> Result<Added, ImportError> {
-    let mut importer = Importer::new(store, guard, *profile, progress);
-    let built = importer.stream(reader).await?;
-    importer.finish(built).await
+    let mut direct = Importer::new(store, guard, *profile, progress);
+    let built = direct.stream(reader).await?;
+    direct.finish(built).await
 }
 
 /// Stores the blocks of a CAR (version 1 or 2), each verified against its CID. Holds one batch and one section.

@@ -9,6 +9,8 @@ const PAGES: &[(&str, &str, &str)] = &[
     ("/peers", "Peers", "p"),
     ("/topology", "Topology", "t"),
     ("/content", "Content", "c"),
+    ("/webgpu", "WebGPU", "w"),
+    ("/reports", "Reports", "e"),
     ("/system", "System", "s"),
 ];
 

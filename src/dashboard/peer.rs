@@ -237,7 +237,9 @@ fn view(state: &State, history: &PeerHistory, total_in: u64, now: SystemTime) ->
         rates: rates(&history.attempts),
         shares: {
             let shares: Vec<Option<f64>> = spans.iter().map(Span::share).collect();
-            spans.first().and_then(|first| plot::bars(first.from_us, until, &shares, 1.0, |v| percent(v).to_string()))
+            spans
+                .first()
+                .and_then(|first| plot::bars(first.from_us, until, &shares, 1.0, |v| format!("{:.0} %", v * 100.0)))
         },
         history_meta: match history.attempts.len() {
             0 => String::new(),
@@ -297,7 +299,6 @@ fn verdict(row: &PeerRow, total_in: u64) -> String {
 }
 
 fn figures(row: &PeerRow, total_in: u64) -> Vec<Figure> {
-    let number = |n: i64| Quantity { number: count(natural(n)), unit: String::new() };
     let figure = |label, value, note: &str| Figure { label, value, note: note.to_owned() };
     vec![
         figure("Round trip", ms(row.rtt_ms), "the latest least RTT"),
@@ -305,7 +306,16 @@ fn figures(row: &PeerRow, total_in: u64) -> Vec<Figure> {
         Figure {
             label: "Success",
             value: row.success().map(percent),
-            note: format!("{} delivered, {} failed", count(natural(row.delivered)), count(natural(row.failures))),
+            note: format!(
+                "{} delivered, {} failed; {}",
+                count(natural(row.delivered)),
+                count(natural(row.failures)),
+                if row.strikes == 1 {
+                    "1 strike".to_owned()
+                } else {
+                    format!("{} strikes", count(natural(row.strikes)))
+                }
+            ),
         },
         Figure {
             label: "Share of bytes",
@@ -322,7 +332,6 @@ fn figures(row: &PeerRow, total_in: u64) -> Vec<Figure> {
             row.bytes_out.map(|n| filters::bytes(natural(n))),
             "over the connection in use or the last one",
         ),
-        figure("Strikes", Some(number(row.strikes)), "corrupt or unasked answers; many end its use"),
     ]
 }
 
@@ -375,7 +384,8 @@ fn rates(attempts: &[PeerAttempt]) -> Option<Plot> {
         })
         .collect();
     let measured = points.iter().any(|point| point.class == "fill-1");
-    plot::dots(&points, |mbit| format!("{} Mbit/s", (mbit * 1e3).round() / 1e3)).filter(|_| measured)
+    plot::dots(&points, |mbit| if mbit > 0.0 { cell(rate(Some(mbit * 1e6 / 8.0))) } else { "0".to_owned() })
+        .filter(|_| measured)
 }
 
 fn span_view(span: &Span) -> SpanView {
@@ -592,7 +602,7 @@ mod tests {
         let row = PeerRow { attempts: 4, delivered: 3, failures: 1, bytes_in: 2_048, ..peer("a") };
         assert_eq!(
             verdict(&row, 4_096),
-            "2 KiB in 4 attempts, 50.0 % of what all known peers delivered; 75.0 % of those that ended in delivery or \
+            "2.0 KiB in 4 attempts, 50.0 % of what all known peers delivered; 75.0 % of those that ended in delivery or \
              failure delivered."
         );
         let waiting = PeerRow { attempts: 1, ..peer("a") };

@@ -147,11 +147,16 @@ struct NodeRow {
     component: u64,
 }
 
+/// One end of a link.
+struct End {
+    id: String,
+    short: String,
+    own: bool,
+}
+
 struct EdgeRow {
-    a: String,
-    a_short: String,
-    b: String,
-    b_short: String,
+    a: End,
+    b: End,
     kind: String,
     rtt: String,
     rate: String,
@@ -250,13 +255,14 @@ fn view(
         n if n > shown => format!("{} of {}; the export has all", count(shown as u64), count(n as u64)),
         n => count(n as u64),
     };
+    let measured = !network.rtt_clusters.is_empty();
     let clusters_asked = network
         .rtt_clusters
         .iter()
         .map(|cluster| {
             (cluster.name.to_string(), format!("{} · {}", cluster.name, range(cluster.min_ms, cluster.max_ms)))
         })
-        .chain(std::iter::once(("none".to_owned(), "not measured".to_owned())))
+        .chain(measured.then(|| ("none".to_owned(), "not measured".to_owned())))
         .map(|(value, label)| Choice { selected: value == asked.cluster, value, label })
         .collect();
     View {
@@ -297,7 +303,7 @@ fn view(
         trend_rows: trend.iter().rev().map(trend_row).collect(),
         nodes: listed.iter().take(LISTED).map(|node| node_row(node)).collect(),
         nodes_meta: part(listed.len().min(LISTED), listed.len()),
-        edges: edges.iter().take(LISTED).map(|edge| edge_row(edge, now)).collect(),
+        edges: edges.iter().take(LISTED).map(|edge| edge_row(edge, network.own.as_deref(), now)).collect(),
         edges_meta: part(edges.len().min(LISTED), edges.len()),
         exports: Some(Exports {
             nodes: Links::new(&base, "nodes", "Peers"),
@@ -482,13 +488,14 @@ fn node_row(node: &Node) -> NodeRow {
     }
 }
 
-fn edge_row(edge: &Link, now: SystemTime) -> EdgeRow {
+fn edge_row(edge: &Link, own: Option<&str>, now: SystemTime) -> EdgeRow {
     let seen = filters::from_us(edge.last_seen);
+    let end = |id: &String| End { short: filters::short(id), id: id.clone(), own: own == Some(id.as_str()) };
+    // This node is the first end of its links, whatever the order of ids.
+    let (a, b) = if own == Some(edge.b.as_str()) { (&edge.b, &edge.a) } else { (&edge.a, &edge.b) };
     EdgeRow {
-        a_short: filters::short(&edge.a),
-        a: edge.a.clone(),
-        b_short: filters::short(&edge.b),
-        b: edge.b.clone(),
+        a: end(a),
+        b: end(b),
         kind: filters::tame(&edge.kind, 20),
         rtt: cell(ms(edge.rtt_ms)),
         rate: cell(rate(edge.rate_bps)),

@@ -63,6 +63,30 @@ impl Target {
         tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or(Err(ConnectError::Timeout(CONNECT_TIMEOUT)))
     }
 
+    /// For reading only: makes and migrates nothing. Where no file is, an empty database in memory stands for it.
+    pub async fn connect_read_only(&self) -> Result<DatabaseConnection, ConnectError> {
+        let connecting = async {
+            match self.url.as_deref() {
+                Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+                    let mut options = pool(url, self.readers);
+                    options.set_application_name("tidegate-report").statement_timeout(STATEMENT_TIMEOUT);
+                    options
+                        .map_sqlx_postgres_opts(|options| options.options([("default_transaction_read_only", "on")]));
+                    Ok(sea_orm::Database::connect(options).await?)
+                }
+                Some(url) if url.starts_with("sqlite:") && !url.contains("memory") => {
+                    let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
+                    let path = Path::new(path.split('?').next().unwrap_or_default());
+                    if path.exists() { read_file(path).await } else { empty().await }
+                }
+                Some(url) => Err(ConnectError::Scheme(url.split(':').next().unwrap_or_default().to_owned())),
+                None if self.file.exists() => read_file(&self.file).await,
+                None => empty().await,
+            }
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or(Err(ConnectError::Timeout(CONNECT_TIMEOUT)))
+    }
+
     async fn pools(&self) -> Result<(DatabaseConnection, DatabaseConnection), ConnectError> {
         match self.url.as_deref() {
             Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
@@ -118,6 +142,28 @@ async fn sqlite(
     let mut reader = pool(url, readers);
     reader.map_sqlx_sqlite_opts(move |options| pragmas(options, file.as_deref()).pragma("query_only", "ON"));
     Ok((writer, sea_orm::Database::connect(reader).await?))
+}
+
+async fn read_file(file: &Path) -> Result<DatabaseConnection, ConnectError> {
+    let file = file.to_owned();
+    let mut options = pool("sqlite:metrics", 1);
+    options.map_sqlx_sqlite_opts(move |options| {
+        options.filename(&file).read_only(true).create_if_missing(false).busy_timeout(BUSY_TIMEOUT)
+    });
+    let db = sea_orm::Database::connect(options).await?;
+    // A file is opened when it is first read: what is no database shows here.
+    use sea_orm::ConnectionTrait;
+    db.execute_unprepared("SELECT count(*) FROM sqlite_master").await?;
+    Ok(db)
+}
+
+/// The schema without a row. One connection that lives as long as the pool: each would have a memory of its own.
+async fn empty() -> Result<DatabaseConnection, ConnectError> {
+    let mut options = pool("sqlite::memory:", 1);
+    options.idle_timeout(None).max_lifetime(None);
+    let db = sea_orm::Database::connect(options).await?;
+    Migrator::up(&db, None).await?;
+    Ok(db)
 }
 
 /// Pragmas as options, so that every connection of a pool gets them, and `busy_timeout` before WAL.

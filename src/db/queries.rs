@@ -6,7 +6,9 @@ mod compare;
 mod network;
 mod overview;
 mod retrievals;
+mod runs;
 mod series;
+mod webgpu;
 
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +16,7 @@ use sea_orm::{DbBackend, Statement};
 use serde::Serialize;
 
 pub use self::cache::CachePoint;
-pub use self::compare::{Comparison, Interval, MIN_PAIRS, SizeClass, Verdict};
+pub use self::compare::{Comparison, SizeClass, Stratum};
 pub use self::network::{
     ContentRow, HardwareRow, LinkRow, NetworkRow, PeerAttempt, PeerDetail, PeerHistory, PeerOrder, PeerRow,
 };
@@ -22,13 +24,16 @@ pub use self::overview::{ByTier, CacheHits, MinutePoint, Outcomes, Overview, Pea
 pub use self::retrievals::{
     AttemptRow, Detail, EventRow, Page, RetrievalBrief, RetrievalFilter, RetrievalRow, canonical_cid,
 };
+pub use self::webgpu::{LabRow, LabRunRow, ModelRow};
+pub use self::runs::{MAX_TRANSFERS, RunRow, TestFilter, TestRow, TransferRow, WebGpuRow, runs_of};
 use super::rows;
+pub use crate::stats::{Interval, MIN_PAIRS, Verdict};
 
 /// The most rows of one page of a list.
 pub const MAX_LIMIT: u32 = 1_000;
 
 /// A span of time; `until` is not part of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Window {
     pub since_us: i64,
     pub until_us: i64,
@@ -58,7 +63,9 @@ pub fn statements(backend: DbBackend) -> Vec<(&'static str, Statement)> {
         compare::statements(backend),
         network::statements(backend),
         retrievals::statements(backend),
+        runs::statements(backend),
         series::statements(backend),
+        webgpu::statements(backend),
     ]
     .into_iter()
     .flatten()

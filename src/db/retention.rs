@@ -66,6 +66,11 @@ impl Retention {
     }
 }
 
+/// Rows of a run (a bench, an import, a submission) are its results, not traffic: they stay as long as the run does.
+fn of_no_run(table: &str) -> Option<sea_orm::sea_query::SimpleExpr> {
+    matches!(table, "ipfs_acceleration_results" | "webgpu_metrics").then(|| Expr::col("test_id").is_null())
+}
+
 async fn delete_before(
     db: &impl ConnectionTrait,
     table: &'static str,
@@ -77,6 +82,7 @@ async fn delete_before(
         .column(key)
         .from(table)
         .and_where(Expr::col(time).lt(before_us))
+        .and_where_option(of_no_run(table))
         .order_by(time, Order::Asc)
         .limit(ROWS_PER_STEP)
         .take();

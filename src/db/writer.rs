@@ -263,6 +263,7 @@ impl Writer {
         info!(backend, "metrics database is ready");
         self.shared.metrics.up.set(1);
         *self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected.readers.clone());
+        *self.shared.direct.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected.writer.clone());
         self.shared.state.send_replace(DbState::Up { since: SystemTime::now(), backend });
     }
 
@@ -298,6 +299,7 @@ impl Writer {
 
     fn hide_readers(&self) {
         *self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.shared.direct.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

@@ -6,22 +6,24 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use futures::stream::Stream;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, ETAG, LOCATION};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, ETAG, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 
 use super::body::Recorded;
 use super::conditional::Conditional;
 use super::error::GatewayError;
-use super::format::{Negotiated, ResponseFormat};
+use super::format::{CodecForm, Negotiated, ResponseFormat};
 use super::guard::{Guard, Start};
 use super::metrics::Limits;
 use super::middleware::{FormatLabel, RequestInfo};
 use super::names::{self, Mutable, Target};
+use super::origin::Place;
 use super::{Gateway, headers, page, problem, respond};
 use crate::dag;
-use crate::ipld::Cid;
+use crate::dag::archive::ArchiveKind;
 use crate::ipld::path::{ContentPath, PathError};
 use crate::ipld::unixfs::UnixFsError;
+use crate::ipld::{Cid, codec};
 use crate::record::{Policy, SessionReport};
 use crate::retriever::{FetchError, Session, SessionOptions};
 
@@ -43,6 +45,7 @@ pub(super) struct Ask {
     /// Where it leads: the same, or the `/ipfs/` path of a name.
     pub(super) target: ContentPath,
     pub(super) root: Cid,
+    pub(super) place: Place,
     /// Of an `/ipns/` path.
     mutable: Option<Mutable>,
     pub(super) negotiated: Negotiated,
@@ -61,12 +64,15 @@ pub(super) struct Visit<'a> {
     /// Taken by the answer whose body goes on after the handler.
     guard: Option<Guard>,
     resolved_after: Option<Duration>,
+    /// The name of the file that stands for the path (`_redirects`), where it is another.
+    served_as: Option<String>,
 }
 
 /// `/ipfs/{cid}[/path]` and `/ipns/{name}[/path]`.
 pub(super) async fn content(
     State(gateway): State<Arc<Gateway>>,
     Extension(info): Extension<RequestInfo>,
+    Extension(place): Extension<Place>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -74,18 +80,30 @@ pub(super) async fn content(
     if let Some(reply) = other_method(&method, &headers, &info) {
         return reply;
     }
+    if let Some(better) = superfluous(uri.path()).filter(|_| !place.is_isolated()) {
+        return redirect(&with_query(&better.to_url_path(), &uri));
+    }
+    if place.is_top(uri.path()) && headers.get("service-worker").is_some_and(|value| value == "script") {
+        return refuse(&GatewayError::ServiceWorker, &method, &headers, &info);
+    }
+    if let Some(error) = denied(&gateway, ContentPath::parse(uri.path()).ok().as_ref()) {
+        return refuse_at(&place, &error, &method, &headers, &info);
+    }
     let mut target = None;
     if uri.path().starts_with("/ipns/") {
-        match names::enter(&gateway, &method, &uri, &headers, &info).await {
+        match names::enter(&gateway, &method, &uri, &headers, &info, &place).await {
             Ok(found) => target = Some(found),
             Err(reply) => return reply,
         }
     }
     let (target, permit) = target.map(|Target { path, mutable, permit }| ((path, mutable), permit)).unzip();
-    let ask = match Ask::read(&gateway, method, uri, headers, info, target) {
+    let ask = match Ask::read(&gateway, method, uri, headers, info, target, place.clone()) {
         Ok(ask) => ask,
-        Err((error, method, headers, info)) => return refuse(&error, &method, &headers, &info),
+        Err((error, method, headers, info)) => return refuse_at(&place, &error, &method, &headers, &info),
     };
+    if let Some(error) = denied(&gateway, Some(&ask.target)) {
+        return refuse_at(&place, &error, &ask.method, &ask.headers, &ask.info);
+    }
     let label = FormatLabel(ask.negotiated.format.name());
     let mut reply = match known_by_the_client(&ask) {
         Some(etag) => ask.not_modified(&etag),
@@ -93,7 +111,7 @@ pub(super) async fn content(
             Ok(permit) => visit(&gateway, &ask, permit).await,
             Err(_) => {
                 gateway.counts.hit(Limits::ConcurrentRequests);
-                refuse(&GatewayError::Busy, &ask.method, &ask.headers, &ask.info)
+                refuse_at(&place, &GatewayError::Busy, &ask.method, &ask.headers, &ask.info)
             }
         },
     };
@@ -109,7 +127,7 @@ pub(super) async fn home(Extension(info): Extension<RequestInfo>, method: Method
     page::home().unwrap_or_else(|error| refuse(&error.into(), &method, &headers, &info))
 }
 
-/// `/ipfs/?uri=`: what a person typed or a browser's protocol handler sends, to its place.
+/// `/ipfs/?uri=` and `/ipns/?uri=`: what a person typed or a browser's protocol handler sends, to its place.
 pub(super) async fn open(
     Extension(info): Extension<RequestInfo>,
     method: Method,
@@ -143,6 +161,7 @@ impl Ask {
         headers: HeaderMap,
         info: RequestInfo,
         target: Option<(ContentPath, Mutable)>,
+        place: Place,
     ) -> Result<Self, (GatewayError, Method, HeaderMap, RequestInfo)> {
         let (target, mutable) = target.unzip();
         let parsed = ContentPath::parse(uri.path())
@@ -150,7 +169,7 @@ impl Ask {
                 let target = target.unwrap_or_else(|| path.clone());
                 target.cid().copied().map(|root| ((path, target), root)).ok_or(PathError::Namespace)
             })
-            .map_err(|error| GatewayError::Path { path: uri.path().to_owned(), error });
+            .map_err(|error| GatewayError::Path { path: place.asked(uri.path()).to_owned(), error });
         let parsed = parsed.and_then(|parsed| Ok((parsed, ResponseFormat::negotiate(uri.query(), &headers)?)));
         let (((path, target), root), negotiated) = match parsed {
             Ok(parsed) => parsed,
@@ -169,6 +188,7 @@ impl Ask {
             path,
             target,
             root,
+            place,
             mutable,
             negotiated,
         })
@@ -176,15 +196,47 @@ impl Ask {
 
     /// 304.
     fn not_modified(&self, etag: &str) -> Reply {
-        let mut reply = not_modified(etag);
-        if let Some(mutable) = &self.mutable {
-            mutable.set_cache_control(reply.headers_mut());
-        }
+        let mut reply = not_modified(self, etag);
+        self.set_cache_control(reply.headers_mut());
         reply
+    }
+
+    /// Under a name, what holds for the name instead of what holds for its content.
+    pub(super) fn set_cache_control(&self, out: &mut HeaderMap) {
+        if let Some(mutable) = &self.mutable {
+            mutable.set_cache_control(out);
+        }
+    }
+
+    /// The segments that lead from the root of the graph to that of the site: some where a name stands for a path.
+    pub(super) fn site(&self) -> &[String] {
+        &self.target.segments[..self.target.segments.len().saturating_sub(self.path.segments.len())]
     }
 
     pub(super) fn is_head(&self) -> bool {
         self.method == Method::HEAD
+    }
+
+    /// True when the address itself says which form is meant, so that `Accept` has no say.
+    fn format_in_address(&self) -> bool {
+        parameter(&self.uri, "format").is_some_and(|format| !format.is_empty())
+    }
+
+    /// The address at which the form that `Accept` chose is found without it (IPIP-523); `None` when it is this one.
+    fn own_address(&self) -> Option<String> {
+        if !self.negotiated.by_accept {
+            return None;
+        }
+        let mut query = self.uri.query().map(|query| format!("{query}&")).unwrap_or_default();
+        query.push_str("format=");
+        query.push_str(self.negotiated.format.name());
+        if let ResponseFormat::Car(options) = self.negotiated.format
+            && options.duplicates
+            && parameter(&self.uri, "car-dups").is_none()
+        {
+            query.push_str("&car-dups=y");
+        }
+        Some(format!("{}?{query}", self.uri.path()))
     }
 
     /// The name of what is asked for: as the client wants it, else the last name of the path.
@@ -199,7 +251,7 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
     let start = Start { cid: ask.root, path: ask.path.to_string(), started: ask.info.started, permit };
     let guard = Guard::new(start, session.clone(), gateway.state.sink.clone(), gateway.counts.clone());
     let id = guard.id();
-    let mut visit = Visit { ask, gateway, session, guard: Some(guard), resolved_after: None };
+    let mut visit = Visit { ask, gateway, session, guard: Some(guard), resolved_after: None, served_as: None };
 
     let limit = gateway.state.config.first_byte_timeout;
     let limit = if limit.is_zero() { NO_LIMIT } else { limit + RETRIEVER_SPEAKS_FIRST };
@@ -221,23 +273,45 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
 }
 
 async fn answer(visit: &mut Visit<'_>) -> Result<Reply, GatewayError> {
-    let way = dag::resolve_cid(&visit.session, &visit.ask.target).await?;
+    let way = match dag::resolve_cid(&visit.session, &visit.ask.target).await {
+        Ok(way) => way,
+        Err(error) => return respond::redirects::respond(visit, error).await,
+    };
     let resolved = way.fetch(&visit.session).await?;
     visit.resolved_after = Some(visit.ask.info.started.elapsed());
     match visit.ask.negotiated.format {
         ResponseFormat::Raw => respond::raw::respond(visit, resolved),
         ResponseFormat::Car(options) => respond::car::respond(visit, &resolved, options).await,
+        ResponseFormat::Tar => respond::archive::respond(visit, &resolved, ArchiveKind::Tar).await,
+        ResponseFormat::Zip => respond::archive::respond(visit, &resolved, ArchiveKind::Zip).await,
         ResponseFormat::IpnsRecord => Err(GatewayError::NotAName),
-        ResponseFormat::Deserialized => match &resolved.kind {
-            dag::NodeKind::File { .. } => respond::file::respond(visit, &resolved, &resolved.block).await,
-            dag::NodeKind::Directory | dag::NodeKind::HamtDirectory => {
-                respond::directory::respond(visit, &resolved).await
+        ResponseFormat::Codec(form) => match resolved.cid.codec() {
+            code if form.fits(code) => respond::codec::respond(visit, &resolved, form),
+            // Files of JSON are UnixFS mostly: who asks for JSON gets them, and of a directory the list of its entries.
+            codec::RAW | codec::DAG_PB if matches!(form, CodecForm::Json | CodecForm::Cbor) => {
+                deserialized(visit, &resolved).await
             }
-            dag::NodeKind::Symlink { .. } => respond::file::symlink(visit, &resolved),
-            dag::NodeKind::Other { problem: Some(error), .. } if *error != UnixFsError::NoData => {
-                Err(GatewayError::Malformed { cid: resolved.cid, error: error.clone() })
+            code => Err(GatewayError::Mismatch { cid: resolved.cid, codec: code, wanted: form.name() }),
+        },
+        ResponseFormat::Deserialized => deserialized(visit, &resolved).await,
+    }
+}
+
+/// What the content is in itself: a file, a directory, structured data.
+async fn deserialized(visit: &mut Visit<'_>, resolved: &dag::Resolved) -> Result<Reply, GatewayError> {
+    match &resolved.kind {
+        dag::NodeKind::File { .. } => respond::file::respond(visit, resolved, &resolved.block).await,
+        dag::NodeKind::Directory | dag::NodeKind::HamtDirectory => respond::directory::respond(visit, resolved).await,
+        dag::NodeKind::Symlink { .. } => respond::file::symlink(visit, resolved),
+        dag::NodeKind::Other { problem: Some(error), .. } if *error != UnixFsError::NoData => {
+            Err(GatewayError::Malformed { cid: resolved.cid, error: error.clone() })
+        }
+        dag::NodeKind::Other { codec: code, .. } => match CodecForm::of_codec(*code) {
+            _ if visit.ask.negotiated.html && respond::dag_page::can_show(*code) => {
+                respond::dag_page::respond(visit, resolved)
             }
-            dag::NodeKind::Other { codec, .. } => Err(GatewayError::NotUnixFs { cid: resolved.cid, codec: *codec }),
+            Some(form) => respond::codec::respond(visit, resolved, form),
+            None => Err(GatewayError::NotUnixFs { cid: resolved.cid, codec: *code }),
         },
     }
 }
@@ -256,16 +330,24 @@ impl Visit<'_> {
     pub(super) fn add_slash(&mut self) -> Reply {
         let mut path = self.ask.path.clone();
         path.trailing_slash = true;
-        let query = self.ask.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         self.light(StatusCode::MOVED_PERMANENTLY);
-        let mut reply = redirect(&format!("{}{query}", path.to_url_path()));
-        if let Some(mutable) = &self.ask.mutable {
-            mutable.set_cache_control(reply.headers_mut());
-        }
+        let mut reply = redirect(&with_query(&self.ask.place.address(&path), &self.ask.uri));
+        self.ask.set_cache_control(reply.headers_mut());
         reply
     }
 
-    fn light(&mut self, status: StatusCode) {
+    /// The name of what is served, for its type: as the client wants it, else that of the file.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.served_as.as_deref().filter(|_| self.ask.filename.is_none()).or_else(|| self.ask.name())
+    }
+
+    /// Another file stands for the path.
+    pub(super) fn serve_as(&mut self, name: Option<String>) {
+        self.served_as = name;
+    }
+
+    /// The answer has no content of its own.
+    pub(super) fn light(&mut self, status: StatusCode) {
         if let Some(guard) = &mut self.guard {
             guard.light(status);
         }
@@ -287,15 +369,11 @@ impl Visit<'_> {
         if let Some(mutable) = &self.ask.mutable {
             mutable.set_cache_control(&mut out);
         }
-        if self.ask.negotiated.by_accept
-            && let Some(form) = match self.ask.negotiated.format {
-                ResponseFormat::Raw => Some("raw"),
-                ResponseFormat::Car(_) => Some("car"),
-                ResponseFormat::Deserialized | ResponseFormat::IpnsRecord => None,
-            }
-        {
-            let query = self.ask.uri.query().map(|query| format!("{query}&")).unwrap_or_default();
-            out.insert(CONTENT_LOCATION, headers::value(&format!("{}?{query}format={form}", self.ask.uri.path())));
+        if let Some(address) = self.ask.own_address() {
+            out.insert(CONTENT_LOCATION, headers::value(&address));
+        }
+        if !self.ask.format_in_address() {
+            out.insert(VARY, headers::ACCEPT_VARIES);
         }
         let Some(mut guard) = self.guard.take() else { return Response::new(Body::empty()) };
         guard.status(status);
@@ -343,6 +421,7 @@ impl Visit<'_> {
             request: &self.ask.info.id,
             started: self.ask.info.started,
             retrieval: report,
+            plain: self.ask.place.is_isolated(),
         };
         tracing::debug!(%error, status = fault.status.as_u16(), "failed");
         let mut reply = problem::respond(&error, &fault, &context);
@@ -356,24 +435,65 @@ fn known_by_the_client(ask: &Ask) -> Option<String> {
     if ask.conditional.is_empty() || !ask.target.segments.is_empty() {
         return None;
     }
+    let root = &ask.root;
+    let of_block = |form: CodecForm| form.fits(root.codec()).then(|| headers::etag_of_form(root, form.name()));
     let etags = match ask.negotiated.format {
-        ResponseFormat::Deserialized => vec![headers::etag(&ask.root), respond::directory::etag(&ask.root)],
-        ResponseFormat::Raw => vec![headers::etag_of_form(&ask.root, "raw")],
+        // A program that wants JSON has another listing.
+        ResponseFormat::Deserialized if super::listing::wants_json(&ask.headers) => Vec::new(),
+        ResponseFormat::Deserialized if respond::dag_page::is_meant(root.codec(), ask) => {
+            vec![respond::dag_page::etag(root)]
+        }
+        ResponseFormat::Deserialized => match CodecForm::of_codec(root.codec()) {
+            Some(form) => vec![headers::etag_of_form(root, form.name())],
+            None => vec![headers::etag(root), respond::directory::etag(root)],
+        },
+        ResponseFormat::Raw => vec![headers::etag_of_form(root, "raw")],
+        ResponseFormat::Tar => vec![respond::archive::etag(root, ArchiveKind::Tar)],
+        ResponseFormat::Zip => vec![respond::archive::etag(root, ArchiveKind::Zip)],
+        ResponseFormat::Codec(form) => of_block(form).into_iter().collect(),
         ResponseFormat::Car(_) | ResponseFormat::IpnsRecord => Vec::new(),
     };
     etags.into_iter().find(|etag| ask.conditional.has(etag))
 }
 
-fn not_modified(etag: &str) -> Reply {
+fn not_modified(ask: &Ask, etag: &str) -> Reply {
     let mut reply = Response::new(Body::empty());
     *reply.status_mut() = StatusCode::NOT_MODIFIED;
-    let cache = if etag.starts_with("\"DirIndex-") { headers::LISTING } else { headers::IMMUTABLE };
-    reply.headers_mut().insert(ETAG, headers::value(etag));
-    reply.headers_mut().insert(CACHE_CONTROL, cache);
+    let is_page = etag.starts_with("\"DirIndex-") || etag.starts_with("\"DagIndex-");
+    let cache = if is_page { headers::LISTING } else { headers::IMMUTABLE };
+    // What a 200 would have said (RFC 9110 §15.4.5).
+    let out = reply.headers_mut();
+    out.insert(ETAG, headers::value(etag));
+    out.insert(CACHE_CONTROL, cache);
+    if let Some(address) = ask.own_address() {
+        out.insert(CONTENT_LOCATION, headers::value(&address));
+    }
+    if !ask.format_in_address() {
+        out.insert(VARY, headers::ACCEPT_VARIES);
+    }
     reply
 }
 
-fn redirect(to: &str) -> Reply {
+/// What a denylist says about the address, before anything is looked for.
+fn denied(gateway: &Gateway, path: Option<&ContentPath>) -> Option<GatewayError> {
+    let path = path?;
+    let denied = gateway.state.denylists.path(path)?;
+    Some(GatewayError::Denied { path: path.to_string(), denied })
+}
+
+/// `/ipfs/ipfs/CID` and its like, which people make by pasting a path behind a prefix: what they mean.
+fn superfluous(path: &str) -> Option<ContentPath> {
+    let inner = path.strip_prefix("/ipfs").or_else(|| path.strip_prefix("/ipns"))?;
+    let is_prefixed = inner.starts_with("/ipfs/") || inner.starts_with("/ipns/");
+    is_prefixed.then(|| ContentPath::parse(inner).ok()).flatten()
+}
+
+fn with_query(path: &str, uri: &Uri) -> String {
+    uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
+}
+
+/// 301.
+pub(super) fn redirect(to: &str) -> Reply {
     let mut reply = Response::new(Body::empty());
     *reply.status_mut() = StatusCode::MOVED_PERMANENTLY;
     reply.headers_mut().insert(LOCATION, headers::value(to));
@@ -381,8 +501,30 @@ fn redirect(to: &str) -> Reply {
 }
 
 pub(super) fn refuse(error: &GatewayError, method: &Method, headers: &HeaderMap, info: &RequestInfo) -> Reply {
-    let context = problem::Context { method, headers, request: &info.id, started: info.started, retrieval: None };
+    let context =
+        problem::Context { method, headers, request: &info.id, started: info.started, retrieval: None, plain: false };
     problem::respond(error, &error.fault(), &context)
+}
+
+/// The same on the hosts that browsers use: plain text for who names no media type.
+pub(super) fn refuse_plainly(error: &GatewayError, method: &Method, headers: &HeaderMap, info: &RequestInfo) -> Reply {
+    let context =
+        problem::Context { method, headers, request: &info.id, started: info.started, retrieval: None, plain: true };
+    problem::respond(error, &error.fault(), &context)
+}
+
+pub(super) fn refuse_at(
+    place: &Place,
+    error: &GatewayError,
+    method: &Method,
+    headers: &HeaderMap,
+    info: &RequestInfo,
+) -> Reply {
+    if place.is_isolated() {
+        refuse_plainly(error, method, headers, info)
+    } else {
+        refuse(error, method, headers, info)
+    }
 }
 
 /// The answer to what is neither GET nor HEAD.
@@ -445,6 +587,9 @@ fn not_local(error: &GatewayError) -> Option<Cid> {
         GatewayError::Read(dag::ReadError::Fetch(error)) => error,
         GatewayError::Directory(dag::DirectoryError::Fetch(error)) => error,
         GatewayError::Car(dag::CarError::Walk(dag::WalkError::Fetch(error))) => error,
+        GatewayError::Archive(dag::archive::ArchiveError::Fetch(error)) => error,
+        GatewayError::Archive(dag::archive::ArchiveError::Read(dag::ReadError::Fetch(error))) => error,
+        GatewayError::Archive(dag::archive::ArchiveError::Directory(dag::DirectoryError::Fetch(error))) => error,
         _ => return None,
     };
     match fetch {

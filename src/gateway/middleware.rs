@@ -52,8 +52,14 @@ fn panicked(method: &Method, accept: Option<http::HeaderValue>, info: &RequestIn
     let mut headers = HeaderMap::new();
     headers.extend(accept.map(|accept| (http::header::ACCEPT, accept)));
     let error = GatewayError::Panic;
-    let context =
-        problem::Context { method, headers: &headers, request: &info.id, started: info.started, retrieval: None };
+    let context = problem::Context {
+        method,
+        headers: &headers,
+        request: &info.id,
+        started: info.started,
+        retrieval: None,
+        plain: false,
+    };
     problem::respond(&error, &error.fault(), &context)
 }
 

@@ -12,6 +12,7 @@ use super::error::GatewayError;
 use super::format::ResponseFormat;
 use super::metrics::Limits;
 use super::middleware::{FormatLabel, RequestInfo};
+use super::origin::Place;
 use super::{Gateway, handler, headers, respond};
 use crate::ipld::ipns::IpnsName;
 use crate::ipld::path::{ContentPath, Namespace};
@@ -63,8 +64,9 @@ pub(super) async fn enter(
     uri: &Uri,
     headers: &HeaderMap,
     info: &RequestInfo,
+    place: &Place,
 ) -> Result<Target, Response<Body>> {
-    let refuse = |error: &GatewayError| handler::refuse(error, method, headers, info);
+    let refuse = |error: &GatewayError| handler::refuse_at(place, error, method, headers, info);
     let path = ContentPath::parse(uri.path())
         .map_err(|error| refuse(&GatewayError::Path { path: uri.path().to_owned(), error }))?;
     let negotiated = ResponseFormat::negotiate(uri.query(), headers).map_err(|error| refuse(&error.into()))?;
@@ -79,7 +81,8 @@ pub(super) async fn enter(
     let limit = gateway.state.config.first_byte_timeout;
     let limit = if limit.is_zero() { handler::NO_LIMIT } else { limit };
     if negotiated.format == ResponseFormat::IpnsRecord {
-        let asked = respond::ipns_record::Asked { path: &path, method, uri, headers, by_accept: negotiated.by_accept };
+        let asked =
+            respond::ipns_record::Asked { path: &path, place, method, uri, headers, by_accept: negotiated.by_accept };
         let answered = tokio::time::timeout(limit, respond::ipns_record::respond(gateway, &asked, reach)).await;
         let mut reply = answered
             .unwrap_or(Err(GatewayError::Slow { seconds: limit.as_secs() }))

@@ -1,4 +1,4 @@
-//! Pages for people: one small sheet of style, no script, nothing from elsewhere.
+//! Pages for people: one small sheet of style, scripts that only add conveniences, nothing from elsewhere.
 
 use std::sync::LazyLock;
 
@@ -12,25 +12,43 @@ use crate::ipld::HashCode;
 
 /// The style of every page, within the page: a gateway's origin has no address of its own for a sheet.
 pub(super) const CSS: &str = include_str!("../../templates/gateway/gateway.css");
+/// Our own addresses, which content of the same origin does not get: RFC 8615 keeps `/.well-known/` for such uses.
+const OWN: &str = "/.well-known/tidegate/";
+pub(super) const LISTING_SCRIPT: &str = "/.well-known/tidegate/listing-1.js";
+pub(super) const PROTOCOL_SCRIPT: &str = "/.well-known/tidegate/protocol-1.js";
 const LISTING_TEMPLATES: &str = concat!(
     include_str!("../../templates/gateway/gateway.css"),
     include_str!("../../templates/gateway/base_gateway.html"),
     include_str!("../../templates/gateway/listing.html"),
     include_str!("../../templates/gateway/listing_rows.html"),
     include_str!("../../templates/gateway/listing_end.html"),
+    include_str!("../../templates/gateway/listing.js"),
 );
 
 /// Names the look of listings in their validator: another release with other templates has another.
 pub(super) static LISTING_HASH: LazyLock<String> = LazyLock::new(|| hex::encode(&sha256(LISTING_TEMPLATES)[..8]));
 
+const DAG_TEMPLATES: &str = concat!(
+    include_str!("../../templates/gateway/gateway.css"),
+    include_str!("../../templates/gateway/base_gateway.html"),
+    include_str!("../../templates/gateway/dag.html"),
+);
+
+/// The same for pages of structured data.
+pub(super) static DAG_HASH: LazyLock<String> = LazyLock::new(|| hex::encode(&sha256(DAG_TEMPLATES)[..8]));
+
 /// Nothing runs and nothing is loaded; only the one style block applies.
-static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("'none'"));
+/// The same for pages with a script, which comes from their own origin.
+static SCRIPT_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("'self'"));
+
+fn policy(script: &str) -> HeaderValue {
     let style = multibase::Base::Base64Pad.encode(sha256(CSS));
     headers::value(&format!(
-        "default-src 'none'; style-src 'sha256-{style}'; img-src data:; base-uri 'none'; form-action 'self'; \
-         frame-ancestors 'none'"
+        "default-src 'none'; script-src {script}; style-src 'sha256-{style}'; img-src data:; base-uri 'none'; \
+         form-action 'self'; frame-ancestors 'none'"
     ))
-});
+}
 
 #[derive(Template)]
 #[template(path = "gateway/home.html")]
@@ -52,9 +70,36 @@ pub(super) fn set_headers(headers: &mut HeaderMap) {
     headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
 }
 
+/// Headers of a page with a script of ours.
+pub(super) fn set_script_headers(headers: &mut HeaderMap) {
+    set_headers(headers);
+    headers.insert(CONTENT_SECURITY_POLICY, SCRIPT_POLICY.clone());
+}
+
+/// What is at an address of our own; `None`: the address is not ours.
+pub(super) fn asset(path: &str) -> Option<Response<Body>> {
+    if !path.starts_with(OWN) {
+        return None;
+    }
+    let text = match path {
+        LISTING_SCRIPT => include_str!("../../templates/gateway/listing.js"),
+        PROTOCOL_SCRIPT => include_str!("../../templates/gateway/protocol.js"),
+        _ => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NOT_FOUND;
+            return Some(response);
+        }
+    };
+    let mut response = Response::new(Body::from(text));
+    let out = response.headers_mut();
+    out.insert(CONTENT_TYPE, HeaderValue::from_static("text/javascript; charset=utf-8"));
+    out.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=86400"));
+    Some(response)
+}
+
 pub(super) fn home() -> Result<Response<Body>, askama::Error> {
     let mut response = Response::new(Body::from(Home.render()?));
-    set_headers(response.headers_mut());
+    set_script_headers(response.headers_mut());
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     Ok(response)
 }

@@ -20,6 +20,8 @@ pub(super) struct Context<'a> {
     pub(super) request: &'a str,
     pub(super) started: Instant,
     pub(super) retrieval: Option<(RetrievalId, SessionReport)>,
+    /// A host that browsers use: who names no media type gets plain text.
+    pub(super) plain: bool,
 }
 
 /// `application/problem+json`.
@@ -75,6 +77,8 @@ pub(super) fn respond(error: &GatewayError, fault: &Fault, context: &Context<'_>
     };
     let html = wants_html(context.headers).then(|| html(fault, &problem)).flatten();
     let is_html = html.is_some();
+    let is_plain = !is_html && context.plain && !context.headers.contains_key(ACCEPT);
+    let html = html.or_else(|| is_plain.then(|| plain(&problem)));
     // A struct of plain fields always has a JSON form.
     let text = html.unwrap_or_else(|| serde_json::to_string(&problem).unwrap_or_default());
 
@@ -85,6 +89,8 @@ pub(super) fn respond(error: &GatewayError, fault: &Fault, context: &Context<'_>
     let out = response.headers_mut();
     if is_html {
         page::set_headers(out);
+    } else if is_plain {
+        out.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     } else {
         out.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     }
@@ -104,6 +110,19 @@ pub(super) fn respond(error: &GatewayError, fault: &Fault, context: &Context<'_>
         _ => {}
     }
     response
+}
+
+/// The same facts, a line each.
+fn plain(problem: &Problem<'_>) -> String {
+    let mut text = format!("{} {}: {}\n", problem.status, problem.title, problem.detail);
+    let mut fact = |name: &str, value: Option<String>| {
+        text.extend(value.map(|value| format!("{name}: {value}\n")));
+    };
+    fact("phase", problem.phase.map(|phase| phase.to_string()));
+    fact("providers found", problem.providers_found.map(|n| n.to_string()));
+    fact("retry after", problem.retry_after.map(|seconds| format!("{seconds} s")));
+    fact("request", Some(problem.request.to_owned()));
+    text
 }
 
 fn html(fault: &Fault, problem: &Problem<'_>) -> Option<String> {
@@ -126,8 +145,15 @@ fn html(fault: &Fault, problem: &Problem<'_>) -> Option<String> {
         }
         "no_link" => "The content is there, but it has nothing by this name. Names are case-sensitive.",
         "bad_path" => "Check the address: it reads /ipfs/ followed by a CID and, optionally, a path.",
+        "codec_mismatch" | "not_unixfs" => "Leave the format out, or ask for format=raw: the block as it is.",
+        "no_archive" => {
+            "The names in this directory are not safe to unpack, or there are too many of them. Its files can be had one by one, and all of it with format=car."
+        }
+        "not_a_link" => "The path leads into a block of structured data. Open the block itself and look there.",
         "bad_name" => "Check the address: after /ipns/ stands an IPNS key (k51…) or a DNS name.",
-        "name_not_found" => "The name may be new or its publisher offline. Who publishes it should check that its node republishes.",
+        "name_not_found" => {
+            "The name may be new or its publisher offline. Who publishes it should check that its node republishes."
+        }
         "no_dnslink" => "Who runs this domain can add a TXT record that begins with dnslink= at _dnslink under it.",
         "name_invalid" => "Only the publisher of this name can mend it, by publishing it anew.",
         "name_timeout" | "name_unreachable" => "Trying again soon often helps.",

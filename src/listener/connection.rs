@@ -1,16 +1,18 @@
-//! One connection: TLS, then HTTP/1.1 or HTTP/2, under a watchdog.
+//! One connection: TLS, then HTTP/1.1 or HTTP/2, under a watchdog; after a `CONNECT`, HTTP again inside the tunnel.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
 use axum::extract::ConnectInfo;
-use http::Request;
+use futures::future::Either;
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -18,14 +20,15 @@ use tower::Service;
 use tracing::debug;
 
 use super::clock::{Clock, InFlight, Tracked, Upload, Watched};
-use super::{Reason, Server};
+use super::target::{self, settle};
+use super::{Reason, Secure, Server};
 
 /// Serves `stream` until the client or a deadline ends it, or the server stops.
 pub(super) async fn run(server: &Server, stream: TcpStream, peer: SocketAddr) {
     let clock = Arc::new(Clock::new());
     let watched = Watched::new(stream, clock.clone());
     let Some(tls) = &server.options.tls else {
-        return http(server, watched, clock, peer).await;
+        return http(server, watched, &clock, peer, Secure(false)).await;
     };
     let secured = tokio::select! {
         secured = tls.acceptor.accept(watched) => secured,
@@ -35,7 +38,7 @@ pub(super) async fn run(server: &Server, stream: TcpStream, peer: SocketAddr) {
     match secured {
         Ok(secured) => {
             clock.handshake_done();
-            http(server, secured, clock, peer).await;
+            http(server, secured, &clock, peer, Secure(true)).await;
         }
         Err(error) => {
             server.closed(Reason::Tls);
@@ -44,19 +47,71 @@ pub(super) async fn run(server: &Server, stream: TcpStream, peer: SocketAddr) {
     }
 }
 
-async fn http<I>(server: &Server, io: I, clock: Arc<Clock>, peer: SocketAddr)
+/// Serves HTTP, and once more inside a tunnel if the client makes one.
+async fn http<I>(server: &Server, io: I, clock: &Arc<Clock>, peer: SocketAddr, secure: Secure)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let tunnel = Arc::new(Mutex::new(None));
+    requests(server, io, clock, peer, secure, Some(&tunnel)).await;
+    let upgrade = tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(upgrade) = upgrade else { return };
+    match upgrade.await {
+        // No tunnel within a tunnel: a connection has an end.
+        Ok(inner) => requests(server, TokioIo::new(inner), clock, peer, secure, None).await,
+        Err(error) => debug!(%peer, %error, "the tunnel did not open"),
+    }
+}
+
+/// Where the end of a tunnel waits for its connection to be handed over.
+type Tunnel = Arc<Mutex<Option<OnUpgrade>>>;
+
+/// Answers `CONNECT`: the tunnel ends here, in this server (GATEWAY.md §2.5).
+fn open_tunnel(server: &Server, request: &mut Request<Incoming>, tunnel: Option<&Tunnel>) -> Response<Body> {
+    let (Some(serves), Some(tunnel)) = (&server.options.tunnel_to, tunnel) else {
+        return target::plain(StatusCode::METHOD_NOT_ALLOWED, "there are no tunnels here\n");
+    };
+    if request.version() != Version::HTTP_11 {
+        return target::plain(StatusCode::NOT_IMPLEMENTED, "tunnels are for HTTP/1.1\n");
+    }
+    let wanted = request.uri().authority().map(http::uri::Authority::as_str).unwrap_or_default();
+    if !serves(wanted) {
+        return target::plain(StatusCode::FORBIDDEN, "this is a gateway: tunnels lead to its own hosts only\n");
+    }
+    *tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(hyper::upgrade::on(request));
+    Response::new(Body::empty())
+}
+
+async fn requests<I>(
+    server: &Server,
+    io: I,
+    clock: &Arc<Clock>,
+    peer: SocketAddr,
+    secure: Secure,
+    tunnel: Option<&Tunnel>,
+) where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let stall = server.options.config.stall_timeout;
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         let in_flight = InFlight::begin(clock.clone(), request.version());
-        let mut request = request.map(|body| match body.is_end_stream() {
-            true => Body::empty(),
-            false => Body::new(Upload::new(body, stall)),
-        });
-        request.extensions_mut().insert(ConnectInfo(peer));
-        let answer = server.router.clone().call(request);
+        let early = match settle(&mut request) {
+            Err(error) => Some(error.response()),
+            Ok(()) if request.method() == Method::CONNECT => Some(open_tunnel(server, &mut request, tunnel)),
+            Ok(()) => None,
+        };
+        let answer = early.map_or_else(
+            || {
+                let mut request = request.map(|body| match body.is_end_stream() {
+                    true => Body::empty(),
+                    false => Body::new(Upload::new(body, stall)),
+                });
+                request.extensions_mut().insert(ConnectInfo(peer));
+                request.extensions_mut().insert(secure);
+                Either::Right(server.router.clone().call(request))
+            },
+            |early| Either::Left(std::future::ready(Ok(early))),
+        );
         async move {
             answer.await.map(|response| response.map(|body| Tracked::new(body, in_flight))) as Result<_, Infallible>
         }

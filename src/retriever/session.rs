@@ -155,6 +155,9 @@ impl Session {
 
     async fn obtain(&self, cid: &Cid) -> Result<Block, FetchError> {
         let Handle { core, shared, .. } = &*self.handle;
+        if let Some(denied) = core.blocks.denied(cid) {
+            return Err(FetchError::Denied { cid: *cid, denied });
+        }
         if let Some(block) = Block::inherent(cid) {
             return Ok(block);
         }
@@ -203,7 +206,7 @@ impl Session {
         for hint in hints {
             let cid = hint.cid;
             let acceptable = cid.hash().code() != 0 && HashCode::try_from(cid.hash().code()).is_ok();
-            if !acceptable || core.blocks.peek(&cid).is_some() {
+            if !acceptable || core.blocks.peek(&cid).is_some() || core.blocks.denied(&cid).is_some() {
                 continue;
             }
             let size = hint.size.unwrap_or_else(|| shared.block_size()).min(MAX_BLOCK_SIZE as u64);

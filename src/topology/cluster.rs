@@ -15,7 +15,7 @@ const ONE_CLUSTER_FACTOR: f64 = 2.0;
 const LEAST_MS: f64 = 0.5;
 
 /// Peers whose RTT is alike.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct RttCluster {
     /// `A` is the nearest.
     pub name: char,
@@ -42,7 +42,7 @@ pub fn rtt_clusters(rtts_ms: &[Option<f64>]) -> (Vec<Option<usize>>, Vec<RttClus
         members.iter().for_each(|(_, at)| of[*at] = Some(cluster));
         let values: Vec<f64> = members.iter().map(|(rtt, _)| *rtt).collect();
         if let (Some(min), Some(median), Some(max)) =
-            (values.first(), super::rating::quantile(&values, 0.5), values.last())
+            (values.first(), crate::stats::quantile(&values, 0.5), values.last())
         {
             let name = char::from(b'A' + cluster as u8);
             clusters.push(RttCluster {

@@ -17,6 +17,8 @@ const PULL: f64 = 0.18;
 const KEEP: f64 = 0.06;
 /// Share of the frame that is kept free at each side.
 const MARGIN: f64 = 0.05;
+/// Where the first of a few peers stands: up and to the right, in radians.
+const FIRST: f64 = 0.4;
 /// Peers under which the innermost ring is left free, so that few peers stand in a circle.
 const FEW: usize = 40;
 
@@ -57,7 +59,9 @@ pub fn layout(peers: usize, ties: &[Tie], frame: Frame, seed: u64) -> Vec<Point>
             Point { x: reach * radius * angle.cos() * half_w, y: reach * radius * angle.sin() * half_h }
         })
         .collect();
-    let spacing = 0.8 * (std::f64::consts::PI * half_w * half_h / (peers + 1) as f64).sqrt();
+    let room = 0.8 * (std::f64::consts::PI * half_w * half_h / (peers + 1) as f64).sqrt();
+    // A few peers do not flee from each other to the edges.
+    let spacing = room.min(0.25 * frame.width.min(frame.height));
     let ties: Vec<Tie> = ties.iter().copied().filter(|tie| tie.a != tie.b && tie.a.max(tie.b) < peers).collect();
     let mut degree = vec![0usize; peers];
     for tie in &ties {
@@ -100,7 +104,7 @@ fn spiral(peers: usize) -> impl Iterator<Item = (f64, f64)> {
         let rank = (i as f64 + 0.5) / peers as f64;
         if peers < FEW {
             // Evenly around, alternating between two rings when one would be crowded.
-            let angle = std::f64::consts::TAU * i as f64 / peers as f64 - std::f64::consts::FRAC_PI_2;
+            let angle = std::f64::consts::TAU * i as f64 / peers as f64 - FIRST;
             let crowded = peers > 12 && i % 2 == 1;
             return (if crowded { 0.95 } else { 0.62 } * (0.72 + 0.28 * rank), angle);
         }

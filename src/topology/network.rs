@@ -15,7 +15,7 @@ use crate::db::{Database, DbError};
 pub const CONNECTED_WITHIN: Duration = Duration::from_secs(60);
 
 /// The network over a window, as this node saw it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Network {
     /// Microseconds since the epoch.
     pub at_us: i64,
@@ -36,7 +36,7 @@ pub struct Network {
 }
 
 /// A peer, or this node.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Node {
     pub id: String,
     pub own: bool,
@@ -61,7 +61,7 @@ pub struct Node {
 }
 
 /// An edge; several observations of one pair are one, the latest.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Link {
     pub a: String,
     pub b: String,
@@ -76,7 +76,7 @@ pub struct Link {
 }
 
 /// The shape of a graph in figures; `None` where there is nothing to measure.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, utoipa::ToSchema)]
 pub struct Summary {
     pub peers: u64,
     pub edges: u64,
@@ -94,7 +94,7 @@ pub struct Summary {
 }
 
 /// What the snapshots of a span of time say on average.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct TrendPoint {
     /// Microseconds since the epoch: the start of the span.
     pub at_us: i64,

@@ -14,7 +14,7 @@ pub const MIN_EDGES: u64 = 10;
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($variant:ident => $text:literal),+ $(,)? }) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
         pub enum $name { $(#[serde(rename = $text)] $variant),+ }
         impl $name {
             pub const fn as_str(self) -> &'static str { match self { $(Self::$variant => $text),+ } }
@@ -97,15 +97,6 @@ pub fn health(shape: &Shape, attempt_success: Option<f64>) -> Health {
     } else {
         Health::Fair
     }
-}
-
-/// Linear between the closest ranks; `None` of nothing.
-pub fn quantile(values: &[f64], q: f64) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    let position = q * sorted.len().checked_sub(1)? as f64;
-    let (below, above) = (sorted.get(position.floor() as usize)?, sorted.get(position.ceil() as usize)?);
-    Some(below + (above - below) * position.fract())
 }
 
 #[cfg(test)]

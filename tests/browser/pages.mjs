@@ -28,6 +28,8 @@ const browser = await puppeteer.launch({
 const paths = (process.env.PAGES ?? "/,/retrievals,/retrievals?outcome=timeout").split(",");
 const list = await (await fetch(`${admin}/api/v1/retrievals?limit=1`)).json();
 if (list.items?.length) paths.push(`/retrievals/${list.items[0].id}`);
+const known = await (await fetch(`${admin}/peers?format=json&sort=in`)).json();
+if (known.rows?.length) paths.push(`/peers/${known.rows[0].peer_id}`);
 
 try {
   for (const path of paths) {
@@ -37,6 +39,8 @@ try {
     await withoutScripts(path);
   }
   await live();
+  await peers();
+  await topology();
 } finally {
   await browser.close();
   await rm(userDataDir, { recursive: true, force: true });
@@ -74,7 +78,7 @@ async function look(path, theme, width) {
   const dark = Number(/\d+/.exec(seen.ground)[0]) < 64;
   check(dark === (theme === "dark"), `${where}: ground is ${seen.ground}`);
   if (SHOTS.has(width)) {
-    const name = `${path === "/" ? "overview" : path.slice(1).replace(/[^a-z]+/g, "-").replace(/-$/, "") || "page"}${/\d/.test(path) ? "-one" : ""}-${width}-${theme}.png`;
+    const name = `${path === "/" ? "overview" : path.replace(/^\/peers\/.+/, "/peers/one").slice(1).replace(/[^a-z]+/g, "-").replace(/-$/, "") || "page"}${/\d/.test(path) ? "-one" : ""}-${width}-${theme}.png`;
     await page.screenshot({ path: join(out, name), fullPage: true });
   }
   await page.close();
@@ -112,4 +116,70 @@ async function live() {
   await Promise.all([page.waitForNavigation({ timeout: 5_000 }), page.keyboard.press("r")]);
   check(page.url().endsWith("/retrievals"), `${where}: g r goes to ${page.url()}`);
   await page.close();
+}
+
+// The table of peers sorts by links, with and without scripts; an empty one says how to fill it.
+async function peers() {
+  for (const scripts of [true, false]) {
+    const { page, where } = await open("/peers?sort=peer", "light", 1440, scripts);
+    const ids = () => page.$$eval("tbody tr[id^=peer-] a.cid", (links) => links.map((link) => link.title));
+    const before = await ids();
+    check(before.length === Math.min(known.rows.length, 50), `${where}: ${before.length} rows of ${known.rows.length}`);
+    if (before.length === 0) {
+      check(/--peer/.test(await page.$eval("main", (main) => main.textContent)), `${where}: does not say how to fill it`);
+    } else {
+      check((await page.$eval("th[aria-sort]", (th) => th.getAttribute("aria-sort"))) === "ascending", `${where}: not sorted by peer`);
+      await Promise.all([page.waitForNavigation(), page.click("th[aria-sort] a")]);
+      check((await page.$eval("th[aria-sort]", (th) => th.getAttribute("aria-sort"))) === "descending", `${where}: a second click does not turn the order`);
+      check((await ids()).join() === before.toReversed().join(), `${where}: the order is not turned`);
+      const csv = await (await fetch(`${admin}/peers?sort=peer&format=csv`)).text();
+      check(csv.trim().split("\r\n").length === known.rows.length + 1, `${where}: the CSV has other rows`);
+      await Promise.all([page.waitForNavigation(), page.click("tbody a.cid")]);
+      check(page.url().includes("/peers/"), `${where}: a row leads to ${page.url()}`);
+    }
+    await page.close();
+  }
+}
+
+// The graph stands without scripts; with them it zooms, filters, and is used by keys and by dragging.
+async function topology() {
+  const plain = await open("/topology", "light", 1440, false);
+  const drawn = await plain.page.$$eval("[data-network] .peer", (peers) => peers.length);
+  const rows = await plain.page.$$eval("[data-row]", (all) => all.length);
+  check(rows === Math.min(drawn, 100) || drawn > 100, `${plain.where}: ${drawn} drawn, ${rows} in the table`);
+  if (drawn === 0) {
+    check(/--peer/.test(await plain.page.$eval("main", (main) => main.textContent)), `${plain.where}: does not say how to fill it`);
+    await plain.page.close();
+    return;
+  }
+  check((await plain.page.$$eval("[data-network] line.edge", (lines) => lines.length)) > 0, `${plain.where}: no link is drawn`);
+  check(await plain.page.$eval("[data-map-keys]", (keys) => keys.hidden), `${plain.where}: shows buttons that do nothing`);
+  await plain.page.close();
+
+  for (const motion of ["no-preference", "reduce"]) {
+    const { page, where } = await open("/topology", "light", 1440);
+    await page.emulateMediaFeatures([{ name: "prefers-reduced-motion", value: motion }]);
+    const box = () => page.$eval("[data-network]", (svg) => svg.getAttribute("viewBox"));
+    const whole = await box();
+    await page.click("[data-map=in]");
+    check((await box()) !== whole, `${where}: + does not zoom`);
+    await page.click("[data-map=reset]");
+    check((await box()) === whole.split(" ").map((n) => Number(n).toFixed(1)).join(" "), `${where}: Reset does not`);
+    await page.focus(".mapbox");
+    await page.keyboard.press("ArrowRight");
+    check(await page.evaluate(() => document.activeElement.matches("a.peer")), `${where}: arrows go to no peer`);
+    const place = () => page.$eval("a.peer", (peer) => peer.getAttribute("transform"));
+    const start = await place();
+    await page.$eval("[data-network]", (svg) => svg.scrollIntoView({ block: "center" }));
+    const peer = await (await page.$("a.peer path")).boundingBox();
+    await page.mouse.move(peer.x + peer.width / 2, peer.y + peer.height / 2);
+    await page.mouse.down();
+    await page.mouse.move(peer.x + 60, peer.y + 40, { steps: 5 });
+    await page.mouse.up();
+    check((await place()) !== start, `${where}: a peer cannot be dragged (${motion})`);
+    check(page.url().endsWith("/topology"), `${where}: dragging opened ${page.url()}`);
+    await page.type("input[name=q]", "nobody has this name");
+    check((await page.$$eval("a.peer:not(.dim)", (all) => all.length)) === 0, `${where}: the filter leaves peers`);
+    await page.close();
+  }
 }

@@ -1,7 +1,9 @@
 //! The admin listener through its router: the REST API, who may use it, and the pages.
 
 mod access;
+mod names;
 mod rest;
+mod webgpu;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use tidegate::dashboard::{self, NodeSnapshot};
 use tidegate::db::{self, Database};
 use tidegate::ipld::cid;
 use tidegate::record::live::Feed;
+use tidegate::names::{Config as NamesConfig, NameStore, NsMap, Parts, Resolver};
 use tidegate::record::{
     Attempt, AttemptOutcome, EventKind, Origin, Outcome, Phase, Policy, RetrievalEvent, RetrievalId, RetrievalRecord,
     SessionReport, Transport,
@@ -114,6 +117,20 @@ impl Admin {
         let state = api::State {
             blocks: blocks.clone(),
             retriever: Retriever::local(blocks.clone()),
+            lab: tidegate::webgpu::Lab::new(&metrics),
+            names: Resolver::new(
+                Parts {
+                    config: NamesConfig::default(),
+                    map: NsMap::parse("fixed.example:/ipfs/bafkqaaa").unwrap(),
+                    store: NameStore::open(dir.path()),
+                    routers: Vec::new(),
+                    dns: None,
+                    data_dir: Some(dir.path().to_owned()),
+                },
+                &metrics,
+                &supervisor,
+            )
+            .unwrap(),
             node: None,
             db: db.clone(),
             metrics,
@@ -146,6 +163,7 @@ impl Admin {
                 admin: "http://127.0.0.1:8090".to_owned(),
                 peer_addrs: Arc::new(|| vec!["/ip4/127.0.0.1/tcp/4001".to_owned()]),
             }),
+            facts: Facts { delegated_routers: 0, dht: false, offline: true },
         });
         let pages = pages.merge(dashboard::reference(&api::openapi::rendered().json));
         Self { router: api::admin_router(state, pages), db, blocks, draining, feed, _dir: dir, supervisor }

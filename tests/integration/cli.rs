@@ -251,6 +251,37 @@ fn output_that_cannot_be_written_is_an_error_and_no_panic() {
 }
 
 #[test]
+fn names_are_published_put_and_resolved_with_and_without_a_server() {
+    let tmp = tempfile::tempdir().unwrap();
+    let data = tmp.path().join("data");
+    let published = ok(&data, &["name", "publish", "/ipfs/bafkqabtimvwgy3yk", "--ttl", "10m"]);
+    let (name, value) = published.trim().split_once(" -> ").unwrap();
+    assert!(name.starts_with("k51") && value == "/ipfs/bafkqabtimvwgy3yk", "{published}");
+    assert_eq!(ok(&data, &["name", "resolve", name]).trim(), "/ipfs/bafkqabtimvwgy3yk");
+
+    let mut server = Server::start(&data);
+    let gateway = server.ready.split_once("gateway=").unwrap().1.split(' ').next().unwrap().to_owned();
+    assert_eq!(ok(&data, &["name", "resolve", &format!("/ipns/{name}/a")]).trim(), "/ipfs/bafkqabtimvwgy3yk/a");
+    let record = Command::new("curl")
+        .args(["-sSf", &format!("{gateway}/ipns/{name}?format=ipns-record")])
+        .output()
+        .unwrap()
+        .stdout;
+    assert_eq!(server.stop(), 0);
+
+    // The record is good in another data directory, under its own name alone.
+    let (other, file) = (tmp.path().join("other"), tmp.path().join("record"));
+    fs::write(&file, &record).unwrap();
+    let file = file.to_str().unwrap();
+    assert_eq!(ok(&other, &["name", "put", name, file]), published);
+    assert_eq!(ok(&other, &["name", "resolve", name]).trim(), "/ipfs/bafkqabtimvwgy3yk");
+    let (exit, said) =
+        code(&other, &["name", "put", "k51qzi5uqu5dlvj2baxnqndepeb86cbk3ng7n3i46uzyxzyqj2xjonzllnv0v8", file]);
+    assert!(exit == 1 && said.contains("signatureV2 is not valid"), "{exit}: {said}");
+    let (exit, said) =
+        code(&other, &["name", "resolve", "k51qzi5uqu5dlvj2baxnqndepeb86cbk3ng7n3i46uzyxzyqj2xjonzllnv0v8"]);
+    assert!(exit == 3 && said.contains("no peer of the DHT is known yet"), "{exit}: {said}");
+    assert_eq!(code(&other, &["name", "put", "not a name", file]).0, 2);
 fn a_token_is_made_listed_and_revoked_with_and_without_a_server() {
     let tmp = tempfile::tempdir().unwrap();
     let made = ok(tmp.path(), &["token", "create", "--scope", "read", "--name", "alone", "--expires", "1h"]);

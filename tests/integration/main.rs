@@ -8,5 +8,8 @@ mod dag;
 mod db;
 mod discovery;
 mod gateway;
+mod names;
+mod network_pages;
 mod p2p;
+mod reports;
 mod retriever;

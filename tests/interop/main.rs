@@ -2,3 +2,4 @@
 
 mod bitswap;
 mod kubo;
+mod names;

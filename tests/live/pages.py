@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).parent))
 from kubo import Kubo  # noqa: E402
@@ -50,6 +51,27 @@ def events_of(server, act, seconds=3):
             found.append((name, json.loads(line[6:])))
     connection.close()
     return found
+def figures_of_the_network(server, kubo, fetched):
+    """What the pages of peers and of the network say is what happened."""
+    for _ in range(150):  # peers are written down every 10 s
+        rows = json.loads(request(server.admin, "GET", "/peers?format=json")[2])["rows"]
+        links = json.loads(request(server.admin, "GET", "/topology?format=json&table=edges")[2])["rows"]
+        if rows and rows[0]["agent"] and links:
+            break
+        time.sleep(0.1)
+    (row,) = [row for row in rows if row["peer_id"] == kubo]
+    assert row["bytes_in"] >= fetched and row["share_of_bytes"] == 1.0, row
+    assert row["agent"].startswith("kubo/") and row["rtt_ms"] > 0 and row["success"] == 1.0, row
+    page = request(server.admin, "GET", f"/peers/{kubo}")[2].decode()
+    assert "100 %" in page and "kubo/" in page and "/retrievals/" in page
+    status, graph = server.api("GET", "p2p/topology")
+    assert status == 200 and {node["id"] for node in graph["nodes"]} >= {kubo, graph["own"]}, graph
+    status, _, dot = request(server.admin, "GET", "/api/v1/p2p/topology?format=dot")
+    assert status == 200 and kubo in dot.decode()
+    status, _, xml = request(server.admin, "GET", "/api/v1/p2p/topology?format=graphml")
+    root = ElementTree.fromstring(xml)
+    assert len(root.findall(".//{*}node")) == len(graph["nodes"]) and len(root.findall(".//{*}edge")) == len(graph["edges"])
+    return f"peers {len(rows)}, links {len(links)}, from Kubo {row['bytes_in']} bytes at {row['rate_bps']} bytes/s"
 
 
 def main():
@@ -59,6 +81,7 @@ def main():
         root = Path(tmp)
         with Server(root / "empty", "--offline") as server:
             look(server, out / "empty", "/,/content,/system")
+            look(server, out / "empty", "/,/peers,/topology")
         with Kubo(root / "kubo") as kubo:
             sizes = [20_000] * 40 + [900_000] * 12 + [5_000_000] * 6 + [60_000_000]
             cids = []
@@ -96,6 +119,9 @@ def main():
                 overview = request(server.admin, "GET", "/")[2].decode()
                 assert "NaN" not in overview and "Infinity" not in overview
                 look(server, out / "filled", f"/,/retrievals,/retrievals/{items[0]['id']},/content?window=1h,/system")
+                figures = figures_of_the_network(server, kubo.addresses[0].rsplit("/p2p/", 1)[1], sum(sizes))
+                look(server, out / "filled", f"/,/retrievals,/retrievals/{items[0]['id']},/peers,/topology")
+                print(figures)
                 assert server.stop() == 0
     print(f"screenshots in {out}\n2 passed, 0 failed")
 

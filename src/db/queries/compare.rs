@@ -1,4 +1,4 @@
-//! The standard policy against the optimised one, on live traffic: like with like, or nothing.
+//! The standard policy against the optimised one, on live traffic: like with like, or nothing. The statistics are `stats`'s.
 
 use sea_orm::{
     ColumnTrait, DbBackend, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select,
@@ -10,20 +10,12 @@ use super::Window;
 use crate::db::entity::acceleration_result as result;
 use crate::db::{Database, DbError};
 use crate::record::{CacheState, Origin, Outcome, Policy};
+use crate::stats::{self, MIN_PAIRS, Pairing, Verdict};
 
-/// Pairs of a size class under which nothing is said.
-pub const MIN_PAIRS: usize = 20;
 /// The newest cold retrievals that are read of each policy.
 const MAX_ROWS: u64 = 5_000;
 /// Pairs of one size class that are used, the newest: bounds the work of the intervals.
 const MAX_PAIRS: usize = 500;
-/// Resamples of the bootstrap.
-const RESAMPLES: usize = 400;
-/// The interval holds so much of the resampled medians.
-const CONFIDENCE: f64 = 0.95;
-/// The same rows give the same interval.
-const SEED: u64 = 0x7469_6465_6761_7465;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SizeClass {
@@ -60,25 +52,6 @@ pub struct Comparison {
     pub verdict: Option<Verdict>,
 }
 
-/// Medians of the transfer time over the pairs, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Verdict {
-    pub standard: Interval,
-    pub optimized: Interval,
-    pub standard_p95_ms: f64,
-    pub optimized_p95_ms: f64,
-    /// 1 - optimised / standard: 0.5 is half the time; negative when the optimised policy is slower.
-    pub faster_by: Interval,
-}
-
-/// A median with the bounds of its 95 % bootstrap interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Interval {
-    pub median: f64,
-    pub low: f64,
-    pub high: f64,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, FromQueryResult)]
 struct Cold {
     network_bytes: i64,
@@ -86,7 +59,30 @@ struct Cold {
     transfer_time_ms: f64,
 }
 
+/// Labels of the strata, by their number.
+const PROVIDERS: [&str; 4] = ["0-1", "2", "3-4", "5+"];
+
+/// One size class with one number of providers found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Stratum {
+    /// Providers found: `0-1`, `2`, `3-4`, `5+`.
+    pub providers: &'static str,
+    #[serde(flatten)]
+    pub comparison: Comparison,
+}
+
 impl Database {
+    /// Like [`Database::comparison`], each number of providers for itself. Strata without a row are left out.
+    pub async fn comparison_by_providers(&self, window: Window) -> Result<Vec<Stratum>, DbError> {
+        let (standard, optimized) = self
+            .read(|db| async move {
+                let standard = cold(Policy::Standard, window).into_model::<Cold>().all(&db).await?;
+                Ok((standard, cold(Policy::Optimized, window).into_model::<Cold>().all(&db).await?))
+            })
+            .await?;
+        Ok(strata(&standard, &optimized))
+    }
+
     /// Standard against optimised by size class, over a window.
     pub async fn comparison(&self, window: Window) -> Result<Vec<Comparison>, DbError> {
         let (standard, optimized) = self
@@ -120,6 +116,21 @@ fn cold(policy: Policy, window: Window) -> Select<result::Entity> {
         .limit(MAX_ROWS)
 }
 
+fn strata(standard: &[Cold], optimized: &[Cold]) -> Vec<Stratum> {
+    let cells =
+        SizeClass::ALL.into_iter().flat_map(|class| PROVIDERS.iter().enumerate().map(move |cell| (class, cell)));
+    cells
+        .filter_map(|(class, (stratum, providers))| {
+            let of = |rows: &[Cold]| -> Vec<Cold> {
+                rows.iter().filter(|row| stratum_of(row.providers_found) == stratum).copied().collect()
+            };
+            let comparison = compare(class, &of(standard), &of(optimized));
+            let seen = comparison.n_standard + comparison.n_optimized > 0;
+            seen.then_some(Stratum { providers, comparison })
+        })
+        .collect()
+}
+
 fn compare(class: SizeClass, standard: &[Cold], optimized: &[Cold]) -> Comparison {
     let of_class = |rows: &[Cold]| -> Vec<Cold> {
         rows.iter().filter(|row| SizeClass::of(row.network_bytes) == class).copied().collect()
@@ -137,7 +148,7 @@ fn compare(class: SizeClass, standard: &[Cold], optimized: &[Cold]) -> Compariso
         left.extend_from_slice(&a[..n]);
         right.extend_from_slice(&b[..n]);
     }
-    let verdict = (left.len() >= MIN_PAIRS).then(|| judge(&left, &right));
+    let verdict = stats::compare(&left, &right, Pairing::Alike, stats::SEED);
     Comparison { class, n_standard: standard.len(), n_optimized: optimized.len(), pairs: left.len(), verdict }
 }
 
@@ -148,59 +159,6 @@ fn stratum_of(providers: i64) -> usize {
         2 => 1,
         3..=4 => 2,
         _ => 3,
-    }
-}
-
-/// Percentile bootstrap (Efron 1979), both sides resampled together.
-fn judge(standard: &[f64], optimized: &[f64]) -> Verdict {
-    let mut random = SplitMix(SEED);
-    let mut resampled: [Vec<f64>; 3] = Default::default();
-    let n = standard.len();
-    let mut scratch = vec![0.0; n];
-    for _ in 0..RESAMPLES {
-        let mut median_of = |rows: &[f64]| {
-            scratch.iter_mut().for_each(|slot| *slot = rows[random.below(n)]);
-            quantile(&mut scratch, 0.5)
-        };
-        let (a, b) = (median_of(standard), median_of(optimized));
-        resampled[0].push(a);
-        resampled[1].push(b);
-        resampled[2].push(1.0 - b / a);
-    }
-    let [mut a, mut b, mut ratio] = resampled;
-    let exact = |rows: &[f64], q| quantile(&mut rows.to_vec(), q);
-    let (median_a, median_b) = (exact(standard, 0.5), exact(optimized, 0.5));
-    Verdict {
-        standard: interval(median_a, &mut a),
-        optimized: interval(median_b, &mut b),
-        standard_p95_ms: exact(standard, 0.95),
-        optimized_p95_ms: exact(optimized, 0.95),
-        faster_by: interval(1.0 - median_b / median_a, &mut ratio),
-    }
-}
-
-fn interval(median: f64, resampled: &mut [f64]) -> Interval {
-    let tail = (1.0 - CONFIDENCE) / 2.0;
-    Interval { median, low: quantile(resampled, tail), high: quantile(resampled, 1.0 - tail) }
-}
-
-/// Linear between the closest ranks. `values` is not empty; it is sorted in place.
-fn quantile(values: &mut [f64], q: f64) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    let position = q * (values.len() - 1) as f64;
-    let (below, above) = (position.floor() as usize, position.ceil() as usize);
-    values[below] + (values[above] - values[below]) * position.fract()
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((u128::from(z ^ (z >> 31)) * n as u128) >> 64) as usize
     }
 }
 
@@ -230,20 +188,17 @@ mod tests {
     }
 
     #[test]
-    fn medians_lie_within_their_intervals_and_the_same_rows_give_the_same_answer() {
-        let judged = compare(SizeClass::Small, &rows(101, 1, 100.0), &rows(101, 1, 25.0)).verdict.unwrap();
-        assert_eq!((judged.standard.median, judged.optimized.median), (150.0, 75.0));
-        assert_eq!(judged.faster_by.median, 0.5);
-        for interval in [judged.standard, judged.optimized, judged.faster_by] {
-            assert!(interval.low < interval.median && interval.median < interval.high, "{interval:?}");
-        }
-        let again = compare(SizeClass::Small, &rows(101, 1, 100.0), &rows(101, 1, 25.0)).verdict;
-        assert_eq!(again, Some(judged));
+    fn strata_keep_provider_counts_apart() {
+        let both: Vec<Cold> = [rows(30, 1, 100.0), rows(30, 8, 10.0)].concat();
+        let found = strata(&both, &rows(30, 1, 50.0));
+        let told: Vec<_> =
+            found.iter().map(|s| (s.providers, s.comparison.pairs, s.comparison.verdict.is_some())).collect();
+        assert_eq!(told, [("0-1", 30, true), ("5+", 0, false)]);
     }
 
     #[test]
-    fn quantiles_are_linear_between_ranks() {
-        assert_eq!(quantile(&mut [4.0, 1.0, 3.0, 2.0], 0.5), 2.5);
-        assert_eq!(quantile(&mut [7.0], 0.95), 7.0);
+    fn pairs_of_a_class_are_judged() {
+        let judged = compare(SizeClass::Small, &rows(101, 1, 100.0), &rows(101, 1, 25.0)).verdict.unwrap();
+        assert_eq!((judged.standard.median, judged.optimized.median, judged.faster_by.median), (150.0, 75.0, 0.5));
     }
 }

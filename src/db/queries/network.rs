@@ -136,7 +136,7 @@ pub struct NetworkRow {
 }
 
 /// A row of `content_items`.
-#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult, utoipa::ToSchema)]
 pub struct ContentRow {
     pub cid: String,
     pub size: Option<i64>,
@@ -155,7 +155,7 @@ impl ContentRow {
 }
 
 /// A row of `hardware_platforms`.
-#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
+#[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult, utoipa::ToSchema)]
 pub struct HardwareRow {
     pub hardware_id: i64,
     pub hardware_type: String,

@@ -30,6 +30,12 @@ impl Database {
         Ok(sum(&self.series(window, dimension).await?))
     }
 
+    /// The buckets of a window with their start in microseconds, oldest first, for all requests: minutes up to 48 h,
+    /// hours beyond. A bucket without a request is left out.
+    pub async fn buckets(&self, window: Window) -> Result<Vec<(i64, Tally)>, DbError> {
+        Ok(self.series(window, ALL).await?.into_iter().collect())
+    }
+
     pub(super) async fn series(&self, window: Window, dimension: Dimension) -> Result<Series, DbError> {
         let window = aligned(window);
         // Memory first: a minute that is flushed between is then seen in both, and left out of one.

@@ -9,6 +9,7 @@ use multihash_codetable::{Code, MultihashDigest};
 
 use super::super::conditional::Conditional;
 use super::super::error::GatewayError;
+use super::super::origin::Place;
 use super::super::{Gateway, format, handler, headers};
 use crate::ipld::ipns::Record;
 use crate::ipld::path::{ContentPath, Namespace};
@@ -20,6 +21,7 @@ const DEFAULT_TTL: Duration = Duration::from_secs(60);
 /// What is asked.
 pub(in super::super) struct Asked<'a> {
     pub(in super::super) path: &'a ContentPath,
+    pub(in super::super) place: &'a Place,
     pub(in super::super) method: &'a Method,
     pub(in super::super) uri: &'a Uri,
     pub(in super::super) headers: &'a HeaderMap,
@@ -57,7 +59,7 @@ pub(in super::super) async fn respond(
     out.remove(headers::X_IPFS_ROOTS);
     if asked.by_accept {
         let query = asked.uri.query().map(|query| format!("{query}&")).unwrap_or_default();
-        let location = format!("{}?{query}format=ipns-record", asked.uri.path());
+        let location = format!("{}?{query}format=ipns-record", asked.place.asked(asked.uri.path()));
         out.insert(CONTENT_LOCATION, headers::value(&location));
     }
     out.insert(CONTENT_LENGTH, HeaderValue::from(record.bytes().len()));

@@ -65,7 +65,7 @@ async fn each_wrong_request_has_its_status() {
         (format!("/ipfs/{file}?format=car&dag-scope=x"), 400, "bad_parameter"),
         (format!("/ipfs/{file}/below"), 404, "no_link"),
         (format!("/ipfs/{MISSING}"), 404, "not_local"),
-        ("/ipns/example.org".to_owned(), 404, "no_route"),
+        ("/ipns/example.org".to_owned(), 502, "name_disabled"),
         ("/other".to_owned(), 404, "no_route"),
         (format!("/ipfs/{map}"), 406, "not_unixfs"),
         (format!("/ipfs/{map}/below"), 501, "codec_path"),

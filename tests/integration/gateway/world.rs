@@ -13,6 +13,7 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use tidegate::blockstore::memory::MemoryStore;
 use tidegate::blockstore::{Blockstore, StoreError, StoreStats};
+use tidegate::denylist::Denylists;
 use tidegate::gateway::{self, Config, State};
 use tidegate::ipld::builder::{Built, DirBuilder, FileBuilder, Profile};
 use tidegate::ipld::{Block, Cid};
@@ -62,12 +63,22 @@ impl World {
 
     /// With names that the test makes.
     pub fn with_names(config: Config, names: impl FnOnce(&Metrics) -> Resolver) -> Self {
-        let store = Arc::new(Store::default());
+        Self::over(Arc::new(Store::default()), config, names)
+    }
+
+    /// Another gateway over the same blocks.
+    pub fn renamed(&self, config: Config, names: Resolver) -> Self {
+        Self::over(self.store.clone(), config, |_| names)
+    }
+
+    fn over(store: Arc<Store>, config: Config, names: impl FnOnce(&Metrics) -> Resolver) -> Self {
         let records = Arc::new(Records::default());
         let metrics = Metrics::new();
         let state = State {
             retriever: Retriever::local(store.clone()),
             names: names(&metrics),
+            routing: None,
+            denylists: Denylists::default(),
             sink: records.clone(),
             config,
             is_admin_token: Arc::new(|token| token == TOKEN),
@@ -135,6 +146,16 @@ impl Server {
 }
 
 pub async fn serve(router: Router, config: listener::Config, tls: Option<listener::Tls>, metrics: &Metrics) -> Server {
+    serve_with(router, config, tls, None, metrics).await
+}
+
+pub async fn serve_with(
+    router: Router,
+    config: listener::Config,
+    tls: Option<listener::Tls>,
+    tunnel_to: Option<listener::TunnelCheck>,
+    metrics: &Metrics,
+) -> Server {
     let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
     let supervisor = Supervisor::new();
@@ -145,6 +166,7 @@ pub async fn serve(router: Router, config: listener::Config, tls: Option<listene
         trusted_proxies: Vec::new(),
         tls,
         stats: listener::Stats::new(metrics),
+        tunnel_to,
     };
     let (task, token) = (supervisor.clone(), stop.clone());
     let ended = supervisor.spawn("listener", async move { listener::serve(tcp, router, options, &task, token).await });
