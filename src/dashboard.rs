@@ -16,8 +16,8 @@ mod page;
 mod peer;
 mod peers;
 mod plot;
-mod reports;
 mod reference;
+mod reports;
 mod retrieval;
 mod retrievals;
 mod series;
@@ -32,8 +32,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::get;
 
-pub use system::Host;
 pub use reference::reference;
+pub use system::Host;
 
 use crate::db::{Database, DbError};
 use crate::topology::Facts;

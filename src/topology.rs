@@ -7,9 +7,9 @@ mod advice;
 mod cluster;
 pub mod export;
 mod graph;
+pub mod insight;
 mod layout;
 mod network;
-pub mod insight;
 mod rating;
 mod watch;
 

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::{Routers, StartError};
 use super::token::Check;
+use super::{Routers, StartError};
 use crate::blockstore::{self, Blocks};
 use crate::config::Settings;
 use crate::db::{self, Database};
-use crate::record::live::Feed;
 use crate::gateway::host::{Hosts, HostsError};
+use crate::record::live::Feed;
 use crate::retriever::{self, Retriever};
 use crate::routing::{NameRouter, RouterKind};
 use crate::supervisor::Supervisor;

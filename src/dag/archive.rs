@@ -286,17 +286,17 @@ impl Writer {
 
     async fn file(&mut self, head: Head<'_>, mut reader: FileReader) -> Result<(), ArchiveError> {
         let size = reader.size();
-        if let Format::Zip(zip) = &mut self.format {
-            if size <= zip::WHOLE {
-                // Its checksum goes before it, so that readers without the directory at the end can check it too.
-                let mut data = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
-                while let Some(chunk) = reader.next().await {
-                    data.extend_from_slice(&chunk?);
-                }
-                let bytes = zip.small(&head, &data);
-                self.send(bytes.into()).await;
-                return Ok(());
+        if let Format::Zip(zip) = &mut self.format
+            && size <= zip::WHOLE
+        {
+            // Its checksum goes before it, so that readers without the directory at the end can check it too.
+            let mut data = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+            while let Some(chunk) = reader.next().await {
+                data.extend_from_slice(&chunk?);
             }
+            let bytes = zip.small(&head, &data);
+            self.send(bytes.into()).await;
+            return Ok(());
         }
         let start = match &mut self.format {
             Format::Tar => tar::head(&head),

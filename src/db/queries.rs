@@ -24,8 +24,8 @@ pub use self::overview::{ByTier, CacheHits, MinutePoint, Outcomes, Overview, Pea
 pub use self::retrievals::{
     AttemptRow, Detail, EventRow, Page, RetrievalBrief, RetrievalFilter, RetrievalRow, canonical_cid,
 };
-pub use self::webgpu::{LabRow, LabRunRow, ModelRow};
 pub use self::runs::{MAX_TRANSFERS, RunRow, TestFilter, TestRow, TransferRow, WebGpuRow, runs_of};
+pub use self::webgpu::{LabRow, LabRunRow, ModelRow};
 use super::rows;
 pub use crate::stats::{Interval, MIN_PAIRS, Verdict};
 

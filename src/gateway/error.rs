@@ -65,7 +65,9 @@ pub enum GatewayError {
     )]
     Mismatch { cid: Cid, codec: u64, wanted: &'static str },
     /// A browser asks for the script of a service worker that would rule every site of this origin.
-    #[error("a service worker cannot be registered at a content root: its scope would be other people's content; use the root's own origin")]
+    #[error(
+        "a service worker cannot be registered at a content root: its scope would be other people's content; use the root's own origin"
+    )]
     ServiceWorker,
     /// dag-pb that says it is UnixFS and is not.
     #[error("{cid} is damaged: {error}")]

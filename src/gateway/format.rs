@@ -18,7 +18,6 @@ pub const RAW: &str = "application/vnd.ipld.raw";
 /// `application/vnd.ipld.car`.
 pub const CAR: &str = "application/vnd.ipld.car";
 
-
 /// The form of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResponseFormat {

@@ -241,7 +241,10 @@ mod tests {
     fn resolvers_are_words_or_addresses() {
         assert_eq!("none".parse(), Ok(Dns::None));
         assert_eq!("9.9.9.9".parse(), Ok(Dns::Server("9.9.9.9:53".parse().unwrap())));
-        assert_eq!("https://dns.example/dns-query".parse::<Dns>().unwrap().to_string(), "https://dns.example/dns-query");
+        assert_eq!(
+            "https://dns.example/dns-query".parse::<Dns>().unwrap().to_string(),
+            "https://dns.example/dns-query"
+        );
         assert!("nowhere".parse::<Dns>().is_err() && "https://".parse::<Dns>().is_err());
     }
 }

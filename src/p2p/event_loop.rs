@@ -506,10 +506,7 @@ impl EventLoop {
 
     fn on_kad(&mut self, event: kad::Event) {
         let Some(kad::Event::OutboundQueryProgressed {
-            id,
-            result: kad::QueryResult::GetProviders(result),
-            step,
-            ..
+            id, result: kad::QueryResult::GetProviders(result), step, ..
         }) = self.on_record_event(event)
         else {
             return;

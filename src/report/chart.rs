@@ -145,7 +145,7 @@ fn lines(table: &Table, time: &str, values: &[&'static str]) -> Drawn {
     let of = |key: &str| -> Vec<(f64, Option<f64>)> {
         table.rows.iter().filter_map(|row| Some((at(row)?, table.cell(row, key)?.value()))).collect()
     };
-    let series: Vec<(&str, Vec<(f64, Option<f64>)>)> = values.iter().map(|key| (*key, of(key))).collect();
+    let series: Vec<(&str, Vec<_>)> = values.iter().map(|key| (*key, of(key))).collect();
     let measured = series.iter().flat_map(|(_, points)| points).filter_map(|(_, value)| *value);
     let (count, max) = measured.fold((0, 0.0_f64), |(n, max), value| (n + 1, max.max(value)));
     if count < 2 || last <= first {

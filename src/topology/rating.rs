@@ -14,7 +14,7 @@ pub const MIN_EDGES: u64 = 10;
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($variant:ident => $text:literal),+ $(,)? }) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
         pub enum $name { $(#[serde(rename = $text)] $variant),+ }
         impl $name {
             pub const fn as_str(self) -> &'static str { match self { $(Self::$variant => $text),+ } }

@@ -21,8 +21,8 @@ use tidegate::blockstore::{self, Blocks};
 use tidegate::dashboard::{self, NodeSnapshot};
 use tidegate::db::{self, Database};
 use tidegate::ipld::cid;
-use tidegate::record::live::Feed;
 use tidegate::names::{Config as NamesConfig, NameStore, NsMap, Parts, Resolver};
+use tidegate::record::live::Feed;
 use tidegate::record::{
     Attempt, AttemptOutcome, EventKind, Origin, Outcome, Phase, Policy, RetrievalEvent, RetrievalId, RetrievalRecord,
     SessionReport, Transport,

@@ -282,6 +282,9 @@ fn names_are_published_put_and_resolved_with_and_without_a_server() {
         code(&other, &["name", "resolve", "k51qzi5uqu5dlvj2baxnqndepeb86cbk3ng7n3i46uzyxzyqj2xjonzllnv0v8"]);
     assert!(exit == 3 && said.contains("no peer of the DHT is known yet"), "{exit}: {said}");
     assert_eq!(code(&other, &["name", "put", "not a name", file]).0, 2);
+}
+
+#[test]
 fn a_token_is_made_listed_and_revoked_with_and_without_a_server() {
     let tmp = tempfile::tempdir().unwrap();
     let made = ok(tmp.path(), &["token", "create", "--scope", "read", "--name", "alone", "--expires", "1h"]);

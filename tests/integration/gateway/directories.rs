@@ -1,7 +1,7 @@
 //! Directories: the redirect, the index page, the listing.
 
-use http::StatusCode;
 use super::world::World;
+use http::StatusCode;
 
 #[tokio::test]
 async fn a_directory_without_a_slash_is_sent_to_the_one_with() {
