@@ -19,8 +19,8 @@ pub const MAX_NAMES: u64 = 10_000;
 const CACHE: usize = 1 << 20;
 
 /// A name's bytes to (record, key's name if it is ours to sign, milliseconds since 1970, lifetime in seconds).
-type Kept = (&'static [u8], Option<&'static str>, u64, u64);
-const NAMES: TableDefinition<&[u8], Kept> = TableDefinition::new("names-1");
+type Row = (&'static [u8], Option<&'static str>, u64, u64);
+const NAMES: TableDefinition<&[u8], Row> = TableDefinition::new("names-1");
 
 #[derive(Debug, Error)]
 pub enum NameStoreError {
