@@ -16,6 +16,7 @@ use futures::Stream;
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Interval, MissedTickBehavior};
+use utoipa::ToSchema;
 
 use super::State;
 use super::problem::Problem;
@@ -30,6 +31,22 @@ const SUMMARY_EVERY: Duration = Duration::from_secs(1);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Retrievals told to one reader in a second; further ones are in the next summary's `left_out`.
 const TOLD_A_SECOND: u32 = 50;
+
+/// One event of the stream, for the document.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub struct ServerEvent {
+    /// `started`, `finished` or `summary`.
+    event: String,
+    /// JSON.
+    data: String,
+    /// Of `finished`: the retrieval's.
+    #[schema(nullable = false)]
+    id: Option<String>,
+    /// Milliseconds to wait before the next try.
+    #[schema(nullable = false)]
+    retry: Option<u64>,
+}
 
 #[derive(Serialize)]
 struct Started<'a> {
@@ -68,7 +85,7 @@ struct Summary {
 /// What happens now, as server-sent events: `started` and `finished` name a retrieval, `summary` comes once a second
 #[utoipa::path(
     get, path = "/events", tag = "retrievals",
-    responses((status = 200, description = "A stream that ends with the server", body = String, content_type = "text/event-stream"))
+    responses((status = 200, description = "A stream that ends with the server", body = ServerEvent, content_type = "text/event-stream"))
 )]
 pub async fn events(Extract(state): Extract<State>) -> Result<Response, Problem> {
     let Some(watcher) = state.feed.watch() else {

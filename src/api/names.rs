@@ -12,6 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::State;
 use super::cursor;
 use super::extract::{Json, Query, fresh, limit};
+use super::openapi::Binary;
 use super::problem::Problem;
 use crate::ipld::ipns::{IpnsName, MAX_RECORD, NameSyntaxError, Record};
 use crate::ipld::path::ContentPath;
@@ -179,7 +180,7 @@ pub async fn list(Extract(state): Extract<State>, Query(asked): Query<ListAsked>
 /// It must be valid and no older than the one that is here. Routers are told behind the answer.
 #[utoipa::path(
     put, path = "/names/{name}", tag = "names", params(("name" = String, Path, description = "An IPNS key in any form, or a DNS name")),
-    request_body(content = Vec<u8>, content_type = "application/vnd.ipfs.ipns-record", description = "At most 10 KiB"),
+    request_body(content = Binary, content_type = "application/vnd.ipfs.ipns-record", description = "At most 10 KiB"),
     responses(
         (status = 200, body = RecordView),
         (status = 409, description = "A newer record is here."),
@@ -220,7 +221,8 @@ pub struct Asked {
     /// How long the record is valid, in seconds. Default: 48 hours.
     #[schema(minimum = 60, maximum = 315360000)]
     lifetime_s: Option<u64>,
-    /// How long others may keep the answer, in seconds. Default: 5 minutes.
+    /// How long others may keep the answer, in seconds; no longer than `lifetime_s`. Default: 5 minutes.
+    #[schema(maximum = 315360000)]
     ttl_s: Option<u64>,
 }
 
@@ -255,7 +257,7 @@ struct AnnouncedView {
 )]
 pub async fn publish(Extract(state): Extract<State>, Json(asked): Json<Asked>) -> Result<Response, Problem> {
     if !asked.path.starts_with('/') {
-        return Err(Problem::bad_request("path is /ipfs/CID[/path] or /ipns/NAME[/path]"));
+        return Err(Problem::at_pointer("/path", "path is /ipfs/CID[/path] or /ipns/NAME[/path]"));
     }
     let value = ContentPath::parse_text(&asked.path).map_err(NameError::from)?;
     let mut publish = Publish::new(value);
@@ -264,11 +266,14 @@ pub async fn publish(Extract(state): Extract<State>, Json(asked): Json<Asked>) -
         publish.lifetime = Duration::from_secs(seconds);
     }
     if let Some(seconds) = asked.ttl_s {
+        if seconds > MAX_LIFETIME.as_secs() {
+            return Err(Problem::at_pointer("/ttl_s", format!("ttl_s is at most {}", MAX_LIFETIME.as_secs())));
+        }
         publish.ttl = Duration::from_secs(seconds);
     }
     if publish.lifetime < MIN_LIFETIME || publish.lifetime > MAX_LIFETIME {
         let (min, max) = (MIN_LIFETIME.as_secs(), MAX_LIFETIME.as_secs());
-        return Err(Problem::bad_request(format!("lifetime_s is {min} to {max}")));
+        return Err(Problem::at_pointer("/lifetime_s", format!("lifetime_s is {min} to {max}")));
     }
     let Published { record, announced } = state.names.publish(&publish).await?;
     let announced = announced

@@ -1,5 +1,5 @@
-"""Schemathesis has no serializer for CARs: bytes are bytes."""
+"""Schemathesis has no serializers for CARs and IPNS records: bytes are bytes."""
 
 import schemathesis
 
-schemathesis.serializer.alias("application/vnd.ipld.car", "application/octet-stream")
+schemathesis.serializer.alias(["application/vnd.ipld.car", "application/vnd.ipfs.ipns-record"], "application/octet-stream")
