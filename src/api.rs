@@ -26,10 +26,13 @@
 
 pub mod access;
 mod add;
+mod cache;
 mod cursor;
+mod events;
 mod extract;
 mod health;
 mod maintenance;
+mod names;
 mod node;
 pub mod openapi;
 mod pins;
@@ -39,6 +42,7 @@ mod retrievals;
 mod scope;
 mod tokens;
 mod topology;
+mod webgpu;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,11 +64,14 @@ pub use tokens::{StoreError as TokenStoreError, Tokens};
 
 use crate::blockstore::Blocks;
 use crate::db::Database;
+use crate::names::Resolver;
 use crate::p2p;
+use crate::record::live::Feed;
 use crate::retriever::Retriever;
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 use crate::topology::Facts;
+use crate::webgpu::Lab;
 use problem::Problem;
 
 /// What the handlers use.
@@ -72,6 +79,7 @@ use problem::Problem;
 pub struct State {
     pub blocks: Arc<Blocks>,
     pub retriever: Retriever,
+    pub names: Resolver,
     /// `None`: offline.
     pub node: Option<p2p::Client>,
     /// `None`: no records are kept (`--database none`).
@@ -85,8 +93,12 @@ pub struct State {
     pub gateway: String,
     pub supervisors: Vec<Supervisor>,
     pub draining: Draining,
+    /// What happens now, for `/events`.
+    pub feed: Feed,
     pub started: Instant,
     pub access: Access,
+    /// Run tokens of the WebGPU lab.
+    pub lab: Lab,
 }
 
 /// Whether the server is about to stop: `/readyz` says so from [`Draining::begin`] on.
@@ -117,6 +129,8 @@ fn routes() -> OpenApiRouter<State> {
         .routes(routes!(pins::one, pins::add, pins::remove))
         .routes(routes!(maintenance::gc))
         .routes(routes!(maintenance::scrub))
+        .routes(routes!(cache::cache))
+        .routes(routes!(events::events))
         .routes(routes!(node::id))
         .routes(routes!(node::stats))
         .routes(routes!(node::config))
@@ -125,6 +139,11 @@ fn routes() -> OpenApiRouter<State> {
         .routes(routes!(node::analytics))
         .routes(routes!(node::peers))
         .route("/p2p/topology", axum::routing::get(topology::topology))
+        .route("/names", axum::routing::get(names::list).post(names::publish))
+        .route("/names/{name}", axum::routing::get(names::one).put(names::put))
+        .routes(routes!(webgpu::begin))
+        .routes(routes!(webgpu::results))
+        .routes(routes!(webgpu::summary))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
         .routes(routes!(openapi::serve))

@@ -23,9 +23,10 @@ use crate::exchange::Exchange;
 use crate::http_peer::delegated::{DelegatedMetrics, DelegatedRouter, RouterUrlError};
 use crate::listener::{self, Tls, TlsError};
 use crate::names;
+use crate::record::live::Feed;
 use crate::record::{NoRecords, RecordSink};
 use crate::retriever::Retriever;
-use crate::routing::ContentRouter;
+use crate::routing::{ContentRouter, NameRouter, PeerRouter};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 use crate::topology;
@@ -88,6 +89,7 @@ pub struct App {
     data_dir: PathBuf,
     stop: CancellationToken,
     draining: api::Draining,
+    feed: Feed,
     listeners: Vec<tokio::task::JoinHandle<Option<usize>>>,
     /// By stage of the stop: listeners, retriever, node, database, store.
     stages: Stages,
@@ -131,11 +133,17 @@ impl App {
             let serve = allowed.clone();
             Some(p2p::Node::start(&parts::node(&settings), &data_dir, serve, &metrics, &stages.node).await?)
         };
-        let routers = content_routers(&settings, node.as_ref(), &metrics)?;
+        let routers = Routers::new(&settings, node.as_ref(), &metrics)?;
         let exchange = node.clone().map(|node| Arc::new(node) as Arc<dyn Exchange>);
-        let retriever =
-            Retriever::new(&parts::retriever(&settings), allowed, exchange, routers, &metrics, &stages.retriever);
-        let names = parts::names(&settings, &data_dir, name_routers(&settings, node.as_ref(), &metrics)?)?;
+        let retriever = Retriever::new(
+            &parts::retriever(&settings),
+            allowed,
+            exchange,
+            routers.content.clone(),
+            &metrics,
+            &stages.retriever,
+        );
+        let names = parts::names(&settings, &data_dir, routers.names.clone())?;
         let names = names::Resolver::new(names, &metrics, &stages.retriever)?;
 
         let database = match parts::database(&settings) {
@@ -146,6 +154,8 @@ impl App {
             Some(database) => database.sink(),
             None => Arc::new(NoRecords),
         };
+        let feed = Feed::new(&metrics);
+        let sink = feed.tee(sink);
         if let (Some(database), Some(node)) = (&database, &node) {
             let source = observer::Observer { node: node.clone(), retriever: retriever.clone() };
             topology::watch(database.clone(), Arc::new(source), parts::facts(&settings), &stages.database);
@@ -165,6 +175,7 @@ impl App {
             retriever: retriever.clone(),
             names: names.clone(),
             denylists,
+            routing: settings.routing_v1.then(|| parts::routing_v1(&routers, &blocks, node.as_ref())),
             sink: sink.clone(),
             config: parts::gateway(&settings)?,
             is_admin_token: token.check(),
@@ -174,15 +185,19 @@ impl App {
             settings: &settings,
             bound: settings.admin,
             gateway: api.gateway.clone(),
+            admin: api.admin.clone(),
+            data_dir: data_dir.clone(),
             token: token.check(),
             tokens: tokens(&data_dir),
             blocks: blocks.clone(),
             retriever: retriever.clone(),
+            names,
             node: node.clone(),
             database: database.clone(),
             metrics: metrics.clone(),
             supervisors: stages.all(),
             draining: draining.clone(),
+            feed: feed.clone(),
         };
         let admin_router = admin.router();
 
@@ -217,6 +232,7 @@ impl App {
             data_dir,
             stop,
             draining,
+            feed,
             listeners,
             stages,
             node,
@@ -271,6 +287,8 @@ impl App {
     /// Stops in the order that the module names. Ends by itself: every stage has a deadline.
     pub async fn stop(self) {
         self.draining.begin();
+        // Streams of live events never end by themselves.
+        self.feed.close();
         self.stop.cancel();
         for listener in self.listeners {
             // The listener holds its own drain deadline.
@@ -321,28 +339,31 @@ async fn bind(name: &'static str, address: SocketAddr) -> Result<TcpListener, St
     TcpListener::bind(address).await.map_err(|error| StartError::Bind { name, address, error })
 }
 
-/// Routers in the order in which the standard policy asks them: configured peers, local network, delegated, DHT.
-fn content_routers(
-    settings: &Settings,
-    node: Option<&p2p::Client>,
-    metrics: &Metrics,
-) -> Result<Vec<Arc<dyn ContentRouter>>, StartError> {
-    let mut routers = node.map(p2p::Client::routers).unwrap_or_default();
-    if !settings.offline {
-        let counters = DelegatedMetrics::new(metrics);
-        for url in &settings.router {
-            routers.push(Arc::new(DelegatedRouter::new(url, counters.clone())?));
-        }
-    }
-    routers.sort_by_key(|router| router.kind());
-    Ok(routers)
+/// Everything that knows who has what, where names lead, and where peers are.
+struct Routers {
+    /// In the order in which the standard policy asks them: configured peers, local network, delegated, DHT.
+    content: Vec<Arc<dyn ContentRouter>>,
+    names: Vec<Arc<dyn NameRouter>>,
+    peers: Vec<Arc<dyn PeerRouter>>,
 }
 
-/// Where records of names are kept: delegated routers, the DHT.
-fn name_routers(
-    _settings: &Settings,
-    _node: Option<&p2p::Client>,
-    _metrics: &Metrics,
-) -> Result<Vec<Arc<dyn crate::routing::NameRouter>>, StartError> {
-    Ok(Vec::new())
+impl Routers {
+    fn new(settings: &Settings, node: Option<&p2p::Client>, metrics: &Metrics) -> Result<Self, StartError> {
+        let mut routers = Self {
+            content: node.map(p2p::Client::routers).unwrap_or_default(),
+            names: node.map(p2p::Client::name_routers).unwrap_or_default(),
+            peers: node.map(p2p::Client::peer_routers).unwrap_or_default(),
+        };
+        if !settings.offline {
+            let counters = DelegatedMetrics::new(metrics);
+            for url in &settings.router {
+                let router = Arc::new(DelegatedRouter::new(url, counters.clone())?);
+                routers.content.push(router.clone());
+                routers.names.push(router.clone());
+                routers.peers.push(router);
+            }
+        }
+        routers.content.sort_by_key(|router| router.kind());
+        Ok(routers)
+    }
 }

@@ -17,6 +17,8 @@ mod content;
 mod doctor;
 mod error;
 mod export;
+mod gpu;
+mod name;
 mod remote_store;
 mod serve;
 
@@ -80,6 +82,9 @@ pub enum Command {
     /// Import and export CAR files
     #[command(subcommand)]
     Car(CarCommand),
+    /// Publish and resolve IPNS names and DNSLinks
+    #[command(subcommand)]
+    Name(name::NameCommand),
     /// Keep content in the durable store
     #[command(subcommand)]
     Pin(PinCommand),
@@ -98,6 +103,9 @@ pub enum Command {
     Config(ConfigCommand),
     /// Check this machine and this data directory
     Doctor,
+    /// The WebGPU lab without a browser (needs a build with --features gpu)
+    #[command(subcommand)]
+    Gpu(GpuCommand),
     /// Print a completion script for a shell
     Completions { shell: Shell },
 }
@@ -189,6 +197,18 @@ pub enum ConfigCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub enum GpuCommand {
+    /// List the adapters of this machine
+    Info,
+    /// Run the lab's shaders here, each checked against a CPU reference
+    Bench {
+        /// Store the results in the server that runs on this data directory
+        #[arg(long)]
+        submit: bool,
+    },
+}
+
 /// Runs one command and answers with its exit code. Errors go to stderr, once, with what to do next.
 pub fn run(cli: Cli) -> ExitCode {
     let serving = matches!(cli.command, Command::Serve { .. });
@@ -223,6 +243,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Refs { content, recursive } => content::refs(&common, content, recursive).await,
         Command::Car(CarCommand::Import { files }) => actions::car_import(&common, files).await,
         Command::Car(CarCommand::Export { content, output }) => content::car_export(&common, content, output).await,
+        Command::Name(command) => name::run(&common, command).await,
         Command::Pin(PinCommand::Add { cid, direct }) => actions::pin_add(&common, &cid, direct).await,
         Command::Pin(PinCommand::Rm { cid }) => actions::pin_rm(&common, &cid).await,
         Command::Pin(PinCommand::Ls) => actions::pin_ls(&common).await,
@@ -234,6 +255,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Config(ConfigCommand::Show { overrides }) => doctor::config_show(&common, &overrides).await,
         Command::Config(ConfigCommand::Check { overrides }) => doctor::config_check(&common, &overrides),
         Command::Doctor => doctor::doctor(&common).await,
+        Command::Gpu(command) => gpu::gpu(&common, command).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut std::io::stdout());
             Ok(())

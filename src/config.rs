@@ -90,6 +90,8 @@ pub struct Settings {
     /// Denylists in the compact format (IPIP-383), files or folders of `.deny` files, read again when they change. Those in
     /// /etc/ipfs/denylists and ~/.config/ipfs/denylists are read too.
     pub denylist: Vec<PathBuf>,
+    /// Answer `/routing/v1` on the gateway (Delegated Routing V1): others may ask for providers, peers and names.
+    pub routing_v1: bool,
     /// Budget of the cache's memory tier.
     pub cache_memory: ByteSize,
     /// Budget of the cache's disk tier. 0 switches it off.
@@ -165,6 +167,7 @@ impl Default for Settings {
             admin_host: Vec::new(),
             subdomain_host: vec!["localhost".to_owned()],
             denylist: Vec::new(),
+            routing_v1: false,
             cache_memory: ByteSize::mib(128),
             cache_disk: ByteSize::gib(10),
             limits: Limits::default(),

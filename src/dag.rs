@@ -4,6 +4,7 @@
 //! Everything here is iterative and pulled by its consumer: a hostile graph (deep, wide, self-similar) costs bounded
 //! memory, and nothing is fetched beyond the session's read-ahead while the consumer rests.
 
+pub mod archive;
 pub mod car_stream;
 pub mod directory;
 pub mod export;

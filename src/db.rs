@@ -12,6 +12,8 @@ pub mod entity;
 mod events;
 mod hardware;
 pub mod histogram;
+pub mod inventory;
+mod lab;
 mod metrics;
 pub mod observe;
 pub mod queries;
@@ -33,6 +35,8 @@ use tokio_util::sync::CancellationToken;
 use crate::record::{RecordSink, RetrievalId};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
+
+pub use lab::{LabReceipt, LabRun};
 
 /// How long [`Database::open`] waits for the first attempt: a healthy SQLite needs milliseconds.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(3);
@@ -120,9 +124,14 @@ pub(crate) struct Shared {
     pub process: i64,
     pub state: watch::Sender<DbState>,
     pub readers: Mutex<Option<DatabaseConnection>>,
+    /// The writer's own connection, for the few writes that a caller waits for.
+    pub direct: Mutex<Option<DatabaseConnection>>,
     pub counters: Mutex<counters::Counters>,
     pub content: Mutex<content::Content>,
     pub metrics: metrics::DbMetrics,
+    /// Without a password.
+    pub location: String,
+    pub seen: Mutex<inventory::Seen>,
 }
 
 impl Database {
@@ -136,9 +145,12 @@ impl Database {
             process: RetrievalId::next().0,
             state,
             readers: Mutex::new(None),
+            direct: Mutex::new(None),
             counters: Mutex::default(),
             content: Mutex::default(),
             metrics: metrics::DbMetrics::register(metrics),
+            location: connect::location(config, data_dir),
+            seen: Mutex::default(),
         });
         // A batch that waits for the database is out of the channel: both together keep the bound.
         let capacity = config.queue.saturating_sub(writer::BATCH_RECORDS).max(1);
@@ -181,6 +193,23 @@ impl Database {
             DbState::Down { reason, since } => DbError::Down { reason, since },
             DbState::Up { since, .. } => DbError::Down { reason: "reconnecting".to_owned(), since },
         })
+    }
+
+    /// Runs a write that its caller waits for, within [`READ_TIMEOUT`]; it takes turns with the batch writer. Nothing on
+    /// a fetch's path may use it (invariant 3).
+    pub(crate) async fn write<T, F>(&self, change: impl FnOnce(DatabaseConnection) -> F) -> Result<T, DbError>
+    where
+        F: Future<Output = Result<T, sea_orm::DbErr>>,
+    {
+        let direct = self.shared.direct.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let writer = direct.ok_or_else(|| match self.state() {
+            DbState::Down { reason, since } => DbError::Down { reason, since },
+            DbState::Up { since, .. } => DbError::Down { reason: "reconnecting".to_owned(), since },
+        })?;
+        match tokio::time::timeout(READ_TIMEOUT, change(writer)).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(DbError::Timeout(READ_TIMEOUT)),
+        }
     }
 
     /// Runs a read within [`READ_TIMEOUT`].

@@ -22,6 +22,7 @@ mod problem;
 pub mod range;
 pub mod redirects;
 mod respond;
+mod routing_v1;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,8 @@ use crate::record::RecordSink;
 use crate::retriever::Retriever;
 use crate::telemetry::Metrics;
 use metrics::Counts;
+
+pub use routing_v1::{OwnAddresses, Routing};
 
 /// Limits of the gateway.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -87,6 +90,8 @@ pub struct State {
     pub names: Resolver,
     /// What is refused.
     pub denylists: Denylists,
+    /// What `/routing/v1` answers from; `None`: it does not.
+    pub routing: Option<Routing>,
     pub sink: Arc<dyn RecordSink>,
     pub config: Config,
     /// Who presents such a token as a bearer may choose `?policy=`.
@@ -101,7 +106,9 @@ pub fn router(state: State, metrics: &Metrics) -> Router {
         counts: counts.clone(),
         state,
     });
+    let routing = gateway.state.routing.is_some().then(routing_v1::router).unwrap_or_default();
     let routes = Router::new()
+        .merge(routing)
         .route("/", any(handler::home))
         .route("/ipfs", any(handler::open))
         .route("/ipfs/", any(handler::open))

@@ -8,7 +8,7 @@
 //! | L1 | [`blockstore`] [`denylist`] [`routing`] [`exchange`] [`record`] [`supervisor`] [`telemetry`] [`listener`] [`units`] |
 //! | L2 | [`p2p`] [`http_peer`] [`db`] |
 //! | L3 | [`retriever`] [`names`] |
-//! | L4a | [`dag`] [`topology`] |
+//! | L4a | [`dag`] [`topology`] [`webgpu`] |
 //! | L4b | [`checkpoint`] |
 //! | L5 | [`gateway`] [`api`] [`dashboard`] |
 //! | L6 | [`config`] [`app`] [`accelerator`] [`cli`] |
@@ -34,6 +34,7 @@ pub mod retriever;
 
 pub mod dag;
 pub mod topology;
+pub mod webgpu;
 
 pub mod checkpoint;
 

@@ -94,8 +94,9 @@ impl Node {
         if config.mdns && !config.offline {
             routers.push(Arc::new(routers::KnownPeers::new(RouterKind::Mdns, mdns.clone())));
         }
-        if config.dht && !config.offline {
-            routers.push(Arc::new(routers::Dht::new(commands.clone())));
+        let dht = (config.dht && !config.offline).then(|| routers::Dht::new(commands.clone()));
+        if let Some(dht) = &dht {
+            routers.push(Arc::new(dht.clone()));
         }
 
         let mut event_loop = event_loop::EventLoop::new(event_loop::Parts {
@@ -121,7 +122,7 @@ impl Node {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let inner = client::Inner { peer_id, commands, shared, view, routers, warnings, metrics: node_metrics };
+        let inner = client::Inner { peer_id, commands, shared, view, routers, dht, warnings, metrics: node_metrics };
         Ok(Client { inner: Arc::new(inner) })
     }
 }

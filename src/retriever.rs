@@ -160,6 +160,9 @@ pub trait LocalBlocks: Send + Sync + 'static {
     fn denied(&self, _: &Cid) -> Option<Denied> {
         None
     }
+
+    /// A request read this block, wherever it came from. Returns at once.
+    fn used(&self, _: &Block) {}
 }
 
 /// One peer as the retriever sees it now.

@@ -23,6 +23,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("retriever", 30),
     ("dag", 40),
     ("topology", 40),
+    ("webgpu", 40),
     ("checkpoint", 45),
     ("gateway", 50),
     ("api", 50),

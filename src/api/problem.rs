@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::blockstore::StoreError;
 use crate::db::DbError;
+use crate::names::NameError;
 
 /// `type` is this plus the problem's name; it is a name, not a page.
 const TYPE_PREFIX: &str = "urn:tidegate:problem:";
@@ -268,6 +269,35 @@ impl From<StoreError> for Problem {
                 tracing::error!(%error, "local store");
                 Self::internal(error.to_string())
             }
+        }
+    }
+}
+
+impl From<NameError> for Problem {
+    fn from(error: NameError) -> Self {
+        let detail = error.to_string();
+        match &error {
+            NameError::Syntax { .. } | NameError::Path(_) | NameError::Recursion { .. } | NameError::KeyName(_) => {
+                Self::bad_request(detail)
+            }
+            NameError::NotFound { .. } | NameError::NoLink { .. } | NameError::NotLocal { .. } => {
+                Self::not_found(detail)
+            }
+            NameError::Timeout { .. } => Self::upstream(StatusCode::GATEWAY_TIMEOUT, detail),
+            NameError::Invalid { .. }
+            | NameError::BadLink { .. }
+            | NameError::Dns { .. }
+            | NameError::Unreachable { .. } => Self::upstream(StatusCode::BAD_GATEWAY, detail),
+            NameError::Older { .. } => Self::conflict(detail),
+            NameError::Disabled { .. } | NameError::Busy => Self::unavailable(detail),
+            NameError::Sign(_) => Self::unprocessable(detail),
+            NameError::Store(_) => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "insufficient-storage",
+                "The local store cannot be written",
+                detail,
+            ),
+            NameError::Lost { .. } | NameError::Key { .. } => Self::internal(detail),
         }
     }
 }

@@ -53,7 +53,7 @@ pub enum Budget {
 const API: &str = "/api/v1/";
 /// Their changes are an administrator's.
 const ADMIN: [&str; 3] = ["tokens", "gc", "scrub"];
-const RESULTS: [&str; 2] = ["results", "webgpu/results"];
+const RESULTS: [&str; 3] = ["results", "webgpu/results", "webgpu/runs"];
 /// POST only because they have a body: they compute and change nothing.
 const COMPUTING: [&str; 1] = ["placement/plan"];
 /// By prefix.
@@ -116,6 +116,7 @@ mod tests {
             (Method::POST, "/api/v1/add", Scope::Write),
             (Method::POST, "/api/v1/results", Scope::Results),
             (Method::POST, "/api/v1/webgpu/results", Scope::Results),
+            (Method::POST, "/api/v1/webgpu/runs", Scope::Results),
             (Method::GET, "/api/v1/results", Scope::Read),
             (Method::POST, "/api/v1/placement/plan", Scope::Read),
             (Method::POST, "/api/v1/placement/apply", Scope::Write),

@@ -1,16 +1,17 @@
 //! From the settings to each module's own configuration, in one place.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use super::StartError;
+use super::{Routers, StartError};
 use super::token::Check;
 use crate::blockstore::{self, Blocks};
 use crate::config::Settings;
 use crate::db::{self, Database};
 use crate::gateway::host::{Hosts, HostsError};
+use crate::record::live::Feed;
 use crate::retriever::{self, Retriever};
 use crate::routing::{NameRouter, RouterKind};
 use crate::supervisor::Supervisor;
@@ -117,6 +118,25 @@ pub fn names(
     })
 }
 
+/// What `/routing/v1` answers from. Configured peers and those of the local network are asked for everything by the
+/// retriever; nobody said that they have it, so they are not named to others.
+pub fn routing_v1(routers: &Routers, blocks: &Arc<Blocks>, node: Option<&p2p::Client>) -> gateway::Routing {
+    let known = |kind| matches!(kind, RouterKind::Delegated | RouterKind::Dht);
+    let own = node.cloned().map(|node| {
+        let own: gateway::OwnAddresses = Arc::new(move || {
+            let addrs = node.external_addrs().into_iter().chain(node.listen_addrs());
+            (node.peer_id(), addrs.collect())
+        });
+        own
+    });
+    gateway::Routing {
+        content: routers.content.iter().filter(|router| known(router.kind())).cloned().collect(),
+        peers: routers.peers.clone(),
+        blocks: blocks.clone(),
+        own,
+    }
+}
+
 /// What the configuration says about routers, for recommendations.
 pub fn facts(settings: &Settings) -> Facts {
     Facts { delegated_routers: settings.router.len(), dht: !settings.no_dht, offline: settings.offline }
@@ -127,15 +147,19 @@ pub struct Admin<'a> {
     pub settings: &'a Settings,
     pub bound: SocketAddr,
     pub gateway: String,
+    pub admin: String,
+    pub data_dir: PathBuf,
     pub token: Check,
     pub tokens: api::Tokens,
     pub blocks: Arc<Blocks>,
     pub retriever: Retriever,
+    pub names: names::Resolver,
     pub node: Option<p2p::Client>,
     pub database: Option<Database>,
     pub metrics: Metrics,
     pub supervisors: Vec<Supervisor>,
     pub draining: api::Draining,
+    pub feed: Feed,
 }
 
 impl Admin<'_> {
@@ -147,6 +171,7 @@ impl Admin<'_> {
         api::State {
             blocks: self.blocks.clone(),
             retriever: self.retriever.clone(),
+            names: self.names.clone(),
             node: self.node.clone(),
             db: self.database.clone(),
             metrics: self.metrics.clone(),
@@ -155,8 +180,27 @@ impl Admin<'_> {
             gateway: self.gateway.clone(),
             supervisors: self.supervisors.clone(),
             draining: self.draining.clone(),
+            feed: self.feed.clone(),
             started: Instant::now(),
             access: self.access(),
+            lab: crate::webgpu::Lab::new(&self.metrics),
+        }
+    }
+
+    fn host(&self) -> dashboard::Host {
+        let node = self.node.clone();
+        dashboard::Host {
+            blocks: self.blocks.clone(),
+            config: self.settings.redacted(),
+            data_dir: self.data_dir.clone(),
+            supervisors: self.supervisors.clone(),
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            admin: self.admin.clone(),
+            peer_addrs: Arc::new(move || {
+                let addrs = node.as_ref().map(p2p::Client::listen_addrs).unwrap_or_default();
+                addrs.iter().map(ToString::to_string).collect()
+            }),
         }
     }
 
@@ -181,6 +225,7 @@ impl Admin<'_> {
             node: Arc::new(snapshot),
             gateway: self.gateway.clone(),
             compare_share: self.settings.compare_share,
+            host: Arc::new(self.host()),
         }
     }
 }

@@ -84,6 +84,9 @@ pub struct Overrides {
     /// Denylist in the compact format, a file or a folder of .deny files; may be repeated
     #[arg(long, env = "TIDEGATE_DENYLIST", value_name = "FILE", value_delimiter = ',')]
     pub denylist: Vec<PathBuf>,
+    /// Answer /routing/v1 on the gateway: others may ask for providers, peers and names
+    #[arg(long, env = "TIDEGATE_ROUTING_V1")]
+    pub routing_v1: bool,
     /// Memory tier of the cache [default: 128MiB]
     #[arg(long, env = "TIDEGATE_CACHE_MEMORY", value_name = "SIZE")]
     pub cache_memory: Option<ByteSize>,
@@ -135,6 +138,7 @@ impl Overrides {
         list(&self.admin_host, &mut settings.admin_host);
         list(&self.subdomain_host, &mut settings.subdomain_host);
         list(&self.denylist, &mut settings.denylist);
+        settings.routing_v1 |= self.routing_v1;
         one(&self.cache_memory, &mut settings.cache_memory);
         one(&self.cache_disk, &mut settings.cache_disk);
         Ok(())

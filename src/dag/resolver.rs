@@ -7,6 +7,8 @@ use thiserror::Error;
 
 use super::MAX_DEPTH;
 use super::directory::{self, Lookup};
+use crate::ipld::codec::CodecError;
+use crate::ipld::codec::pathing::{self, Step};
 use crate::ipld::path::ContentPath;
 use crate::ipld::unixfs::{self, Mtime, Node, UnixFsError};
 use crate::ipld::{Block, Cid, codec};
@@ -21,6 +23,12 @@ pub enum ResolveError {
     /// A path goes on below something that has no named links.
     #[error("{cid} is not a directory, so it has no {segment:?}")]
     NotUnixFs { segment: String, cid: Cid, index: usize },
+    /// The path ends at a value within a block, which has no CID: HTTP 501 (path-gateway specification).
+    #[error("{segment:?} under {cid} is not a link but a value within that block; ask for the block itself")]
+    NotALink { segment: String, cid: Cid },
+    /// A dag-cbor or dag-json block that is not what its codec says.
+    #[error("{cid} is malformed: {error}")]
+    BadCodec { cid: Cid, error: CodecError },
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error(transparent)]
@@ -90,8 +98,19 @@ pub async fn resolve_cid(session: &Session, path: &ContentPath) -> Result<Resolv
 /// Walks `segments` from `root` without fetching their end.
 pub async fn resolve_from(session: &Session, root: Cid, segments: &[String]) -> Result<ResolvedCid, ResolveError> {
     let mut resolved = ResolvedCid::new(root);
-    for (index, segment) in segments.iter().enumerate() {
+    let mut index = 0;
+    while let Some(segment) = segments.get(index) {
         let block = session.fetch(&resolved.cid).await?;
+        if let Some(step) = through_value(&block, &segments[index..], index)? {
+            if resolved.path_blocks.len() >= MAX_DEPTH {
+                return Err(ResolveError::DepthLimit);
+            }
+            resolved.path_blocks.push(block);
+            resolved.cid = step.0;
+            resolved.roots.push(step.0);
+            index += step.1;
+            continue;
+        }
         let mut way = Vec::new();
         let found = directory::find_with(session, &block, segment, &mut way).await;
         if resolved.path_blocks.len() + way.len() >= MAX_DEPTH {
@@ -107,8 +126,25 @@ pub async fn resolve_from(session: &Session, root: Cid, segments: &[String]) -> 
         };
         resolved.roots.push(resolved.cid);
         resolved.path_blocks.append(&mut way);
+        index += 1;
     }
     Ok(resolved)
+}
+
+/// The link that `segments` lead to within a dag-cbor or dag-json block, and how many of them it took; `None` for other
+/// codecs. `before`: segments of the path that lead to the block.
+fn through_value(block: &Block, segments: &[String], before: usize) -> Result<Option<(Cid, usize)>, ResolveError> {
+    let cid = *block.cid();
+    let step = pathing::follow(block, segments).map_err(|error| ResolveError::BadCodec { cid, error })?;
+    match step {
+        None => Ok(None),
+        Some(Step::Link { cid, used }) => Ok(Some((cid, used))),
+        Some(Step::Missing { index }) => {
+            let segment = segments.get(index).cloned().unwrap_or_default();
+            Err(ResolveError::NoLink { segment, cid, index: before + index })
+        }
+        Some(Step::Value) => Err(ResolveError::NotALink { segment: segments.join("/"), cid }),
+    }
 }
 
 impl ResolvedCid {

@@ -12,6 +12,7 @@ use super::format::FormatError;
 use super::host::HostError;
 use super::redirects::RedirectsError;
 use crate::blockstore::StoreError;
+use crate::dag::archive::ArchiveError;
 use crate::dag::{CarError, DirectoryError, ReadError, ResolveError, WalkError};
 use crate::denylist::Denied;
 use crate::ipld::path::PathError;
@@ -42,8 +43,6 @@ pub enum GatewayError {
     RedirectsFile(Box<GatewayError>),
     #[error("_redirects serves {to:?} for this path, and that is not a file of the site")]
     RedirectsTarget { to: String },
-    #[error("a service worker cannot be registered for a whole root here: add a slash, or use the root's own origin")]
-    ServiceWorker,
     #[error("{path} is not served here: a denylist names it")]
     Denied { path: String, denied: Denied },
     #[error("there is nothing at this address; content is under /ipfs/ and /ipns/")]
@@ -60,6 +59,14 @@ pub enum GatewayError {
     /// A block that has no plain form here.
     #[error("{cid} is neither a file nor a directory (codec {codec:#x}): ask for it with format=raw or format=car")]
     NotUnixFs { cid: Cid, codec: u64 },
+    /// A block of one codec that is asked for as another (IPIP-524).
+    #[error(
+        "{cid} (codec {codec:#x}) is not {wanted}, and nothing is converted here: ask without a format, or with format=raw"
+    )]
+    Mismatch { cid: Cid, codec: u64, wanted: &'static str },
+    /// A browser asks for the script of a service worker that would rule every site of this origin.
+    #[error("a service worker cannot be registered at a content root: its scope would be other people's content")]
+    ServiceWorker,
     /// dag-pb that says it is UnixFS and is not.
     #[error("{cid} is damaged: {error}")]
     Malformed { cid: Cid, error: UnixFsError },
@@ -83,6 +90,8 @@ pub enum GatewayError {
     Directory(#[from] DirectoryError),
     #[error(transparent)]
     Car(#[from] CarError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     #[error(transparent)]
     Fetch(#[from] FetchError),
 }
@@ -151,7 +160,6 @@ impl GatewayError {
                 Fault::new(StatusCode::NOT_FOUND, "no_link").ended(Outcome::NotFound).at(Phase::Resolve)
             }
             Self::Denied { denied, .. } => refused(*denied),
-            Self::ServiceWorker => Fault::new(StatusCode::BAD_REQUEST, "service_worker"),
             Self::Format(FormatError::Parameter { .. }) => Fault::new(StatusCode::BAD_REQUEST, "bad_parameter"),
             Self::Format(_) => Fault::new(StatusCode::NOT_ACCEPTABLE, "bad_format"),
             Self::NoRoute => Fault::new(StatusCode::NOT_FOUND, "no_route"),
@@ -162,6 +170,8 @@ impl GatewayError {
             }
             Self::Range { .. } => Fault::new(StatusCode::RANGE_NOT_SATISFIABLE, "bad_range"),
             Self::NotUnixFs { cid, .. } => Fault::new(StatusCode::NOT_ACCEPTABLE, "not_unixfs").of(cid),
+            Self::Mismatch { cid, .. } => Fault::new(StatusCode::NOT_ACCEPTABLE, "codec_mismatch").of(cid),
+            Self::ServiceWorker => Fault::new(StatusCode::BAD_REQUEST, "service_worker"),
             Self::Malformed { cid, .. } => malformed().of(cid),
             Self::Slow { .. } => {
                 Fault::new(StatusCode::GATEWAY_TIMEOUT, "timeout").ended(Outcome::Timeout).retry(RETRY_UPSTREAM)
@@ -173,13 +183,30 @@ impl GatewayError {
             Self::Read(error) => read(error),
             Self::Directory(error) => directory(error),
             Self::Car(CarError::Walk(error)) => walk(error),
+            Self::Archive(error) => archive(error),
             Self::Fetch(error) => fetch(error),
         }
     }
 }
 
+fn archive(error: &ArchiveError) -> Fault {
+    match error {
+        ArchiveError::Fetch(error) => fetch(error),
+        ArchiveError::Read(error) => read(error),
+        ArchiveError::Directory(error) => directory(error),
+        ArchiveError::NotUnixFs { cid } => Fault::new(StatusCode::NOT_ACCEPTABLE, "not_unixfs").of(cid),
+        ArchiveError::Name(_)
+        | ArchiveError::Escape { .. }
+        | ArchiveError::BehindSymlink { .. }
+        | ArchiveError::SymlinkTarget { .. }
+        | ArchiveError::PathTooLong { .. }
+        | ArchiveError::TooLarge
+        | ArchiveError::TooDeep { .. } => Fault::new(StatusCode::UNPROCESSABLE_ENTITY, "no_archive").at(Phase::Verify),
+    }
+}
+
 /// DNS knows that there is no link; that a key has no record is never known for certain, somebody may hold one.
-fn name(error: &NameError) -> Fault {
+pub(super) fn name(error: &NameError) -> Fault {
     let (status, outcome, retry) = match error {
         NameError::Syntax { .. } | NameError::Path(_) | NameError::Recursion { .. } | NameError::KeyName(_) => {
             (StatusCode::BAD_REQUEST, Outcome::Error, None)
@@ -216,6 +243,11 @@ fn resolve(error: &ResolveError) -> Fault {
             };
             Fault { segment: Some(segment.clone()), ..fault.of(cid) }
         }
+        ResolveError::NotALink { segment, cid } => Fault {
+            segment: Some(segment.clone()),
+            ..Fault::new(StatusCode::NOT_IMPLEMENTED, "not_a_link").of(cid).at(Phase::Resolve)
+        },
+        ResolveError::BadCodec { cid, .. } => malformed().of(cid),
         ResolveError::Fetch(error) => fetch(error),
         ResolveError::Malformed(error) => directory(error),
         ResolveError::NotACid { .. } => Fault::new(StatusCode::BAD_REQUEST, "bad_path"),

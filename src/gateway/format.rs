@@ -5,13 +5,19 @@
 use http::HeaderMap;
 use http::header::ACCEPT;
 
+use crate::ipld::codec;
+
+/// `application/x-tar`.
+pub const TAR: &str = "application/x-tar";
+/// `application/zip`.
+pub const ZIP: &str = "application/zip";
+/// `application/vnd.ipfs.ipns-record`.
+pub const IPNS_RECORD: &str = "application/vnd.ipfs.ipns-record";
 /// `application/vnd.ipld.raw`.
 pub const RAW: &str = "application/vnd.ipld.raw";
 /// `application/vnd.ipld.car`.
 pub const CAR: &str = "application/vnd.ipld.car";
 
-/// `application/vnd.ipfs.ipns-record`.
-pub const IPNS_RECORD: &str = "application/vnd.ipfs.ipns-record";
 
 /// The form of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,8 +28,73 @@ pub enum ResponseFormat {
     Raw,
     /// The blocks of a graph.
     Car(CarOptions),
-    /// The signed record of an IPNS name.
+    /// Files and directories as a TAR.
+    Tar,
+    /// The same as a ZIP.
+    Zip,
+    /// A block of structured data, as what its codec is (IPIP-524: nothing is converted). Files that are asked for as plain
+    /// JSON or CBOR are files.
+    Codec(CodecForm),
+    /// The signed record behind a name.
     IpnsRecord,
+}
+
+/// A codec as a form of response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodecForm {
+    Json,
+    Cbor,
+    DagJson,
+    DagCbor,
+}
+
+impl CodecForm {
+    /// The form that a block of that codec has when nothing else is asked for.
+    pub fn of_codec(code: u64) -> Option<Self> {
+        match code {
+            codec::JSON => Some(Self::Json),
+            codec::CBOR => Some(Self::Cbor),
+            codec::DAG_JSON => Some(Self::DagJson),
+            codec::DAG_CBOR => Some(Self::DagCbor),
+            _ => None,
+        }
+    }
+
+    /// True when a block of that codec can be sent so as it is: DAG-JSON is JSON and DAG-CBOR is CBOR.
+    pub fn fits(self, code: u64) -> bool {
+        match self {
+            Self::Json => matches!(code, codec::JSON | codec::DAG_JSON),
+            Self::Cbor => matches!(code, codec::CBOR | codec::DAG_CBOR),
+            Self::DagJson => code == codec::DAG_JSON,
+            Self::DagCbor => code == codec::DAG_CBOR,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Cbor => "cbor",
+            Self::DagJson => "dag-json",
+            Self::DagCbor => "dag-cbor",
+        }
+    }
+
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Cbor => "application/cbor",
+            Self::DagJson => "application/vnd.ipld.dag-json",
+            Self::DagCbor => "application/vnd.ipld.dag-cbor",
+        }
+    }
+
+    /// The ending of a file's name.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Json | Self::DagJson => "json",
+            Self::Cbor | Self::DagCbor => "cbor",
+        }
+    }
 }
 
 /// What a request says about the CAR it wants (IPIP-402, IPIP-412).
@@ -48,12 +119,16 @@ pub enum Scope {
 pub struct Negotiated {
     pub format: ResponseFormat,
     pub by_accept: bool,
+    /// A page is wanted where the content itself is not one: `Accept` prefers `text/html`.
+    pub html: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
     /// HTTP 406.
-    #[error("format {0:?} is not served here; there are raw and car, and the plain form without a format")]
+    #[error(
+        "format {0:?} is not served here; there are raw, car, tar, zip, json, cbor, dag-json, dag-cbor and ipns-record"
+    )]
     Unknown(String),
     /// HTTP 406.
     #[error("CAR version {0:?} is not served here; there is version 1")]
@@ -64,12 +139,15 @@ pub enum FormatError {
 }
 
 impl ResponseFormat {
-    /// The value of the metric label `format`.
+    /// The value of the metric label `format`, and of `?format=`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Deserialized => "deserialized",
             Self::Raw => "raw",
             Self::Car(_) => "car",
+            Self::Tar => "tar",
+            Self::Zip => "zip",
+            Self::Codec(form) => form.name(),
             Self::IpnsRecord => "ipns-record",
         }
     }
@@ -84,22 +162,44 @@ impl ResponseFormat {
             let format = match &*format {
                 "raw" => Self::Raw,
                 "car" => Self::Car(CarOptions::read(&query.car, media)?),
+                "tar" => Self::Tar,
+                "zip" => Self::Zip,
+                "json" => Self::Codec(CodecForm::Json),
+                "cbor" => Self::Codec(CodecForm::Cbor),
+                "dag-json" => Self::Codec(CodecForm::DagJson),
+                "dag-cbor" => Self::Codec(CodecForm::DagCbor),
                 "ipns-record" => Self::IpnsRecord,
                 _ => return Err(FormatError::Unknown(format)),
             };
-            return Ok(Negotiated { format, by_accept: false });
+            return Ok(Negotiated { format, by_accept: false, html: false });
         }
-        let Some(media) = accepted.first() else {
-            return Ok(Negotiated { format: Self::Deserialized, by_accept: false });
-        };
-        let format = match &*media.essence {
-            RAW => Self::Raw,
-            CAR => Self::Car(CarOptions::read(&query.car, Some(media))?),
-            IPNS_RECORD => Self::IpnsRecord,
-            other if is_ipfs_type(other) => return Err(FormatError::Unknown(other.to_owned())),
-            _ => return Ok(Negotiated { format: Self::Deserialized, by_accept: false }),
-        };
-        Ok(Negotiated { format, by_accept: true })
+        let mut unknown = None;
+        for media in &accepted {
+            let format = match &*media.essence {
+                RAW => Self::Raw,
+                CAR => Self::Car(CarOptions::read(&query.car, Some(media))?),
+                TAR => Self::Tar,
+                ZIP => Self::Zip,
+                IPNS_RECORD => Self::IpnsRecord,
+                "application/json" => Self::Codec(CodecForm::Json),
+                "application/cbor" => Self::Codec(CodecForm::Cbor),
+                "application/vnd.ipld.dag-json" => Self::Codec(CodecForm::DagJson),
+                "application/vnd.ipld.dag-cbor" => Self::Codec(CodecForm::DagCbor),
+                other if is_ipfs_type(other) => {
+                    unknown.get_or_insert_with(|| other.to_owned());
+                    continue;
+                }
+                other => {
+                    let html = matches!(other, "text/html" | "application/xhtml+xml");
+                    return Ok(Negotiated { format: Self::Deserialized, by_accept: false, html });
+                }
+            };
+            return Ok(Negotiated { format, by_accept: true, html: false });
+        }
+        match unknown {
+            Some(unknown) => Err(FormatError::Unknown(unknown)),
+            None => Ok(Negotiated { format: Self::Deserialized, by_accept: false, html: false }),
+        }
     }
 }
 
@@ -275,8 +375,35 @@ mod tests {
     }
 
     #[test]
+    fn every_form_is_chosen_by_address_and_by_header() {
+        use CodecForm::{Cbor, DagCbor, DagJson, Json};
+        for (name, media, expected) in [
+            ("raw", RAW, ResponseFormat::Raw),
+            ("tar", TAR, ResponseFormat::Tar),
+            ("zip", ZIP, ResponseFormat::Zip),
+            ("ipns-record", IPNS_RECORD, ResponseFormat::IpnsRecord),
+            ("json", Json.media_type(), ResponseFormat::Codec(Json)),
+            ("cbor", Cbor.media_type(), ResponseFormat::Codec(Cbor)),
+            ("dag-json", DagJson.media_type(), ResponseFormat::Codec(DagJson)),
+            ("dag-cbor", DagCbor.media_type(), ResponseFormat::Codec(DagCbor)),
+        ] {
+            assert_eq!(ask(&format!("format={name}"), CAR), Ok(expected), "{name}");
+            assert_eq!(ask("", media), Ok(expected), "{media}");
+            assert_eq!(
+                ask("", &format!("text/html;q=0.9, {media};q=0.8")),
+                Ok(ResponseFormat::Deserialized),
+                "{media}"
+            );
+            assert_eq!(expected.name(), name);
+        }
+    }
+
+    #[test]
     fn what_is_not_served_is_named() {
-        assert_eq!(ask("format=zip", ""), Err(FormatError::Unknown("zip".into())));
+        assert_eq!(ask("format=rar", ""), Err(FormatError::Unknown("rar".into())));
+        let unknown = "application/vnd.ipld.car-2";
+        assert_eq!(ask("", unknown), Err(FormatError::Unknown(unknown.into())));
+        assert_eq!(ask("", &format!("{unknown}, application/vnd.ipld.raw;q=0.1")), Ok(ResponseFormat::Raw));
         assert!(matches!(ask("format=car&car-version=2", ""), Err(FormatError::CarVersion(_))));
         assert!(matches!(ask("format=car&dag-scope=half", ""), Err(FormatError::Parameter { .. })));
     }

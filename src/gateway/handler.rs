@@ -6,13 +6,13 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use futures::stream::Stream;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, ETAG, LOCATION};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, ETAG, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 
 use super::body::Recorded;
 use super::conditional::Conditional;
 use super::error::GatewayError;
-use super::format::{Negotiated, ResponseFormat};
+use super::format::{CodecForm, Negotiated, ResponseFormat};
 use super::guard::{Guard, Start};
 use super::metrics::Limits;
 use super::middleware::{FormatLabel, RequestInfo};
@@ -20,9 +20,10 @@ use super::names::{self, Mutable, Target};
 use super::origin::Place;
 use super::{Gateway, headers, page, problem, respond};
 use crate::dag;
-use crate::ipld::Cid;
+use crate::dag::archive::ArchiveKind;
 use crate::ipld::path::{ContentPath, PathError};
 use crate::ipld::unixfs::UnixFsError;
+use crate::ipld::{Cid, codec};
 use crate::record::{Policy, SessionReport};
 use crate::retriever::{FetchError, Session, SessionOptions};
 
@@ -82,7 +83,7 @@ pub(super) async fn content(
     if let Some(better) = superfluous(uri.path()).filter(|_| !place.is_isolated()) {
         return redirect(&with_query(&better.to_url_path(), &uri));
     }
-    if place.is_top(uri.path()) && headers.get("service-worker").is_some_and(|value| value == "script") {
+    if !place.is_isolated() && is_worker_of_a_root(uri.path(), &headers) {
         return refuse(&GatewayError::ServiceWorker, &method, &headers, &info);
     }
     if let Some(error) = denied(&gateway, ContentPath::parse(uri.path()).ok().as_ref()) {
@@ -195,7 +196,7 @@ impl Ask {
 
     /// 304.
     fn not_modified(&self, etag: &str) -> Reply {
-        let mut reply = not_modified(etag);
+        let mut reply = not_modified(self, etag);
         self.set_cache_control(reply.headers_mut());
         reply
     }
@@ -214,6 +215,28 @@ impl Ask {
 
     pub(super) fn is_head(&self) -> bool {
         self.method == Method::HEAD
+    }
+
+    /// True when the address itself says which form is meant, so that `Accept` has no say.
+    fn format_in_address(&self) -> bool {
+        parameter(&self.uri, "format").is_some_and(|format| !format.is_empty())
+    }
+
+    /// The address at which the form that `Accept` chose is found without it (IPIP-523); `None` when it is this one.
+    fn own_address(&self) -> Option<String> {
+        if !self.negotiated.by_accept {
+            return None;
+        }
+        let mut query = self.uri.query().map(|query| format!("{query}&")).unwrap_or_default();
+        query.push_str("format=");
+        query.push_str(self.negotiated.format.name());
+        if let ResponseFormat::Car(options) = self.negotiated.format
+            && options.duplicates
+            && parameter(&self.uri, "car-dups").is_none()
+        {
+            query.push_str("&car-dups=y");
+        }
+        Some(format!("{}?{query}", self.place.asked(self.uri.path())))
     }
 
     /// The name of what is asked for: as the client wants it, else the last name of the path.
@@ -259,17 +282,36 @@ async fn answer(visit: &mut Visit<'_>) -> Result<Reply, GatewayError> {
     match visit.ask.negotiated.format {
         ResponseFormat::Raw => respond::raw::respond(visit, resolved),
         ResponseFormat::Car(options) => respond::car::respond(visit, &resolved, options).await,
+        ResponseFormat::Tar => respond::archive::respond(visit, &resolved, ArchiveKind::Tar).await,
+        ResponseFormat::Zip => respond::archive::respond(visit, &resolved, ArchiveKind::Zip).await,
         ResponseFormat::IpnsRecord => Err(GatewayError::NotAName),
-        ResponseFormat::Deserialized => match &resolved.kind {
-            dag::NodeKind::File { .. } => respond::file::respond(visit, &resolved, &resolved.block).await,
-            dag::NodeKind::Directory | dag::NodeKind::HamtDirectory => {
-                respond::directory::respond(visit, &resolved).await
+        ResponseFormat::Codec(form) => match resolved.cid.codec() {
+            code if form.fits(code) => respond::codec::respond(visit, &resolved, form),
+            // Files of JSON are UnixFS mostly: who asks for JSON gets them, and of a directory the list of its entries.
+            codec::RAW | codec::DAG_PB if matches!(form, CodecForm::Json | CodecForm::Cbor) => {
+                deserialized(visit, &resolved).await
             }
-            dag::NodeKind::Symlink { .. } => respond::file::symlink(visit, &resolved),
-            dag::NodeKind::Other { problem: Some(error), .. } if *error != UnixFsError::NoData => {
-                Err(GatewayError::Malformed { cid: resolved.cid, error: error.clone() })
+            code => Err(GatewayError::Mismatch { cid: resolved.cid, codec: code, wanted: form.name() }),
+        },
+        ResponseFormat::Deserialized => deserialized(visit, &resolved).await,
+    }
+}
+
+/// What the content is in itself: a file, a directory, structured data.
+async fn deserialized(visit: &mut Visit<'_>, resolved: &dag::Resolved) -> Result<Reply, GatewayError> {
+    match &resolved.kind {
+        dag::NodeKind::File { .. } => respond::file::respond(visit, resolved, &resolved.block).await,
+        dag::NodeKind::Directory | dag::NodeKind::HamtDirectory => respond::directory::respond(visit, resolved).await,
+        dag::NodeKind::Symlink { .. } => respond::file::symlink(visit, resolved),
+        dag::NodeKind::Other { problem: Some(error), .. } if *error != UnixFsError::NoData => {
+            Err(GatewayError::Malformed { cid: resolved.cid, error: error.clone() })
+        }
+        dag::NodeKind::Other { codec: code, .. } => match CodecForm::of_codec(*code) {
+            _ if visit.ask.negotiated.html && respond::dag_page::can_show(*code) => {
+                respond::dag_page::respond(visit, resolved)
             }
-            dag::NodeKind::Other { codec, .. } => Err(GatewayError::NotUnixFs { cid: resolved.cid, codec: *codec }),
+            Some(form) => respond::codec::respond(visit, resolved, form),
+            None => Err(GatewayError::NotUnixFs { cid: resolved.cid, codec: *code }),
         },
     }
 }
@@ -327,18 +369,11 @@ impl Visit<'_> {
         if let Some(mutable) = &self.ask.mutable {
             mutable.set_cache_control(&mut out);
         }
-        if self.ask.negotiated.by_accept
-            && let Some(form) = match self.ask.negotiated.format {
-                ResponseFormat::Raw => Some("raw"),
-                ResponseFormat::Car(_) => Some("car"),
-                ResponseFormat::Deserialized | ResponseFormat::IpnsRecord => None,
-            }
-        {
-            let query = self.ask.uri.query().map(|query| format!("{query}&")).unwrap_or_default();
-            out.insert(
-                CONTENT_LOCATION,
-                headers::value(&format!("{}?{query}format={form}", self.ask.place.asked(self.ask.uri.path()))),
-            );
+        if let Some(address) = self.ask.own_address() {
+            out.insert(CONTENT_LOCATION, headers::value(&address));
+        }
+        if !self.ask.format_in_address() {
+            out.insert(VARY, headers::ACCEPT_VARIES);
         }
         let Some(mut guard) = self.guard.take() else { return Response::new(Body::empty()) };
         guard.status(status);
@@ -400,22 +435,40 @@ fn known_by_the_client(ask: &Ask) -> Option<String> {
     if ask.conditional.is_empty() || !ask.target.segments.is_empty() {
         return None;
     }
+    let root = &ask.root;
+    let of_block = |form: CodecForm| form.fits(root.codec()).then(|| headers::etag_of_form(root, form.name()));
     let etags = match ask.negotiated.format {
-        // A program that wants JSON has another listing.
-        ResponseFormat::Deserialized if super::listing::wants_json(&ask.headers) => Vec::new(),
-        ResponseFormat::Deserialized => vec![headers::etag(&ask.root), respond::directory::etag(&ask.root)],
-        ResponseFormat::Raw => vec![headers::etag_of_form(&ask.root, "raw")],
+        ResponseFormat::Deserialized if respond::dag_page::is_meant(root.codec(), ask) => {
+            vec![respond::dag_page::etag(root)]
+        }
+        ResponseFormat::Deserialized => match CodecForm::of_codec(root.codec()) {
+            Some(form) => vec![headers::etag_of_form(root, form.name())],
+            None => vec![headers::etag(root), respond::directory::etag(root)],
+        },
+        ResponseFormat::Raw => vec![headers::etag_of_form(root, "raw")],
+        ResponseFormat::Tar => vec![respond::archive::etag(root, ArchiveKind::Tar)],
+        ResponseFormat::Zip => vec![respond::archive::etag(root, ArchiveKind::Zip)],
+        ResponseFormat::Codec(form) => of_block(form).into_iter().collect(),
         ResponseFormat::Car(_) | ResponseFormat::IpnsRecord => Vec::new(),
     };
     etags.into_iter().find(|etag| ask.conditional.has(etag))
 }
 
-fn not_modified(etag: &str) -> Reply {
+fn not_modified(ask: &Ask, etag: &str) -> Reply {
     let mut reply = Response::new(Body::empty());
     *reply.status_mut() = StatusCode::NOT_MODIFIED;
-    let cache = if etag.starts_with("\"DirIndex-") { headers::LISTING } else { headers::IMMUTABLE };
-    reply.headers_mut().insert(ETAG, headers::value(etag));
-    reply.headers_mut().insert(CACHE_CONTROL, cache);
+    let is_page = etag.starts_with("\"DirIndex-") || etag.starts_with("\"DagIndex-");
+    let cache = if is_page { headers::LISTING } else { headers::IMMUTABLE };
+    // What a 200 would have said (RFC 9110 §15.4.5).
+    let out = reply.headers_mut();
+    out.insert(ETAG, headers::value(etag));
+    out.insert(CACHE_CONTROL, cache);
+    if let Some(address) = ask.own_address() {
+        out.insert(CONTENT_LOCATION, headers::value(&address));
+    }
+    if !ask.format_in_address() {
+        out.insert(VARY, headers::ACCEPT_VARIES);
+    }
     reply
 }
 
@@ -435,6 +488,13 @@ fn superfluous(path: &str) -> Option<ContentPath> {
 
 fn with_query(path: &str, uri: &Uri) -> String {
     uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
+}
+
+/// A service worker's script at a content root without its slash: its scope would be all of `/ipfs/` (path-gateway
+/// specification, "Service-Worker").
+fn is_worker_of_a_root(path: &str, headers: &HeaderMap) -> bool {
+    let script = headers.get("service-worker").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"script"));
+    script && path.trim_start_matches('/').split('/').count() == 2
 }
 
 /// 301.
@@ -532,6 +592,9 @@ fn not_local(error: &GatewayError) -> Option<Cid> {
         GatewayError::Read(dag::ReadError::Fetch(error)) => error,
         GatewayError::Directory(dag::DirectoryError::Fetch(error)) => error,
         GatewayError::Car(dag::CarError::Walk(dag::WalkError::Fetch(error))) => error,
+        GatewayError::Archive(dag::archive::ArchiveError::Fetch(error)) => error,
+        GatewayError::Archive(dag::archive::ArchiveError::Read(dag::ReadError::Fetch(error))) => error,
+        GatewayError::Archive(dag::archive::ArchiveError::Directory(dag::DirectoryError::Fetch(error))) => error,
         _ => return None,
     };
     match fetch {

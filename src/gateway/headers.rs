@@ -14,6 +14,8 @@ pub const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=290
 /// For pages that we make of immutable content: another release may make another page.
 pub const LISTING: HeaderValue = HeaderValue::from_static("public, max-age=604800, stale-while-revalidate=2678400");
 pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+/// `Vary` of what another `Accept` would have made another form of.
+pub const ACCEPT_VARIES: HeaderValue = HeaderValue::from_static("Accept");
 pub const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
 pub const X_IPFS_PATH: HeaderName = HeaderName::from_static("x-ipfs-path");
@@ -64,6 +66,11 @@ pub fn set_path(headers: &mut HeaderMap, path: &ContentPath, roots: &[Cid]) {
     headers.insert(X_IPFS_ROOTS, value(&list));
 }
 
+/// `Content-Range` of a part (RFC 9110 §14.4); `range` is not empty.
+pub fn content_range(range: &std::ops::Range<u64>, size: u64) -> HeaderValue {
+    value(&format!("bytes {}-{}/{size}", range.start, range.end.saturating_sub(1)))
+}
+
 /// `Content-Disposition` (RFC 6266): an ASCII copy of the name, and the name itself where it differs.
 pub fn disposition(attachment: bool, name: &str) -> HeaderValue {
     let kind = if attachment { "attachment" } else { "inline" };
@@ -87,7 +94,7 @@ pub fn modified(seconds: i64) -> Option<SystemTime> {
 
 /// What every answer of the gateway carries, errors and redirects too: content is for everybody, scripts included.
 pub fn set_common(headers: &mut HeaderMap) {
-    const COMMON: [(HeaderName, HeaderValue); 6] = [
+    const COMMON: [(HeaderName, HeaderValue); 7] = [
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
         (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, OPTIONS")),
         (
@@ -102,10 +109,13 @@ pub fn set_common(headers: &mut HeaderMap) {
             ),
         ),
         (HeaderName::from_static("timing-allow-origin"), HeaderValue::from_static("*")),
+        // Pages that are isolated (COEP: require-corp) may use content too, as the WebGPU lab's does.
+        (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("cross-origin")),
         (header::X_CONTENT_TYPE_OPTIONS, NOSNIFF),
     ];
     for (name, value) in COMMON {
-        headers.insert(name, value);
+        // An answer may know better: what takes PUT says so.
+        headers.entry(name).or_insert(value);
     }
 }
 

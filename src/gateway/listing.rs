@@ -2,8 +2,6 @@
 
 use std::cmp::Ordering;
 
-use http::HeaderMap;
-use http::header::ACCEPT;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use url::form_urlencoded;
 
@@ -29,6 +27,8 @@ pub(super) struct View {
     pub(super) after: Option<String>,
     /// `?first=`: the number of the first entry of such a page, for people.
     pub(super) first: u64,
+    /// `?format=json`: the other pages are to have the same form.
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,7 @@ impl View {
                 "order" => view.descending = value == "desc",
                 "page" => view.page = value.parse().ok().filter(|page| *page > 0).unwrap_or(1),
                 "after" => view.after = Some(value.into_owned()).filter(|name| !name.is_empty()),
+                "format" => view.json = value == "json",
                 "first" => view.first = value.parse().ok().filter(|first| *first > 0).unwrap_or(1),
                 _ => {}
             }
@@ -58,12 +59,16 @@ impl View {
     pub(super) fn page_href(&self, page: usize) -> String {
         let sort = self.sort.map(|sort| format!("sort={}&", sort.as_str())).unwrap_or_default();
         let order = if self.descending { "order=desc&" } else { "" };
-        format!("?{sort}{order}page={page}")
+        format!("?{sort}{order}page={page}{}", self.form())
     }
 
     /// The query of the page after the entry `name`, which begins with entry number `first`.
-    pub(super) fn after_href(name: &str, first: u64) -> String {
-        format!("?after={}&first={first}", utf8_percent_encode(name, NON_ALPHANUMERIC))
+    pub(super) fn after_href(&self, name: &str, first: u64) -> String {
+        format!("?after={}&first={first}{}", utf8_percent_encode(name, NON_ALPHANUMERIC), self.form())
+    }
+
+    fn form(&self) -> &'static str {
+        if self.json { "&format=json" } else { "" }
     }
 
     /// The query that sorts by `sort`: the other way round where it is sorted so already.
@@ -97,24 +102,6 @@ impl Sort {
     }
 }
 
-/// `Accept` names JSON, and wants it more than a page.
-pub(super) fn wants_json(headers: &HeaderMap) -> bool {
-    let mut best = (0u16, 0u16);
-    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    for media in values.flat_map(|value| value.split(',')) {
-        let mut pieces = media.split(';').map(str::trim);
-        let essence = pieces.next().unwrap_or_default().to_ascii_lowercase();
-        let weight = pieces.find_map(|piece| piece.strip_prefix("q=")).map_or(1.0, |q| q.parse::<f32>().unwrap_or(1.0));
-        let weight = (weight.clamp(0.0, 1.0) * 1000.0) as u16;
-        match &*essence {
-            "application/json" => best.0 = weight,
-            "text/html" | "application/xhtml+xml" => best.1 = best.1.max(weight),
-            _ => {}
-        }
-    }
-    best.0 > best.1
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,7 +117,7 @@ mod tests {
         assert_eq!(view.page_href(4), "?sort=size&order=desc&page=4");
         assert_eq!(View::read(Some(&view.page_href(4)[1..])), View { page: 4, ..view });
         assert_eq!(View::read(Some("page=0&sort=x&first=-1")), View::read(None));
-        let href = View::after_href("a&b=\u{202e}\"ą#", 1001);
+        let href = View::read(None).after_href("a&b=\u{202e}\"ą#", 1001);
         assert_eq!(View::read(Some(&href[1..])).after.as_deref(), Some("a&b=\u{202e}\"ą#"));
         assert!(href.is_ascii() && !href.contains(['"', '#']));
     }
@@ -147,21 +134,5 @@ mod tests {
         assert_eq!(sorted("sort=name&order=desc"), "cba");
         assert_eq!(sorted("sort=size"), "cab");
         assert_eq!(sorted("sort=size&order=desc"), "bac");
-    }
-
-    #[test]
-    fn json_is_for_those_who_want_it_most() {
-        for (accept, expected) in [
-            ("application/json", true),
-            ("application/json, text/html;q=0.9", true),
-            ("text/html, application/json", false),
-            ("text/html;q=0.5, application/json;q=0.4", false),
-            ("*/*", false),
-            ("application/json;q=0", false),
-        ] {
-            let headers = HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
-            assert_eq!(wants_json(&headers), expected, "{accept}");
-        }
-        assert!(!wants_json(&HeaderMap::new()));
     }
 }

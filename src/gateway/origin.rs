@@ -39,12 +39,6 @@ impl Place {
         *self != Self::Path
     }
 
-    /// `path`, as it was sent, is a root of a shared origin without a slash: what stands there would rule over every root
-    /// beside it.
-    pub(super) fn is_top(&self, path: &str) -> bool {
-        !self.is_isolated() && path.matches('/').count() == 2
-    }
-
     /// The address of `path`, the namespace and the root left out where the origin implies them.
     pub(super) fn address(&self, path: &ContentPath) -> String {
         let whole = path.to_url_path();

@@ -28,6 +28,15 @@ const LISTING_TEMPLATES: &str = concat!(
 /// Names the look of listings in their validator: another release with other templates has another.
 pub(super) static LISTING_HASH: LazyLock<String> = LazyLock::new(|| hex::encode(&sha256(LISTING_TEMPLATES)[..8]));
 
+const DAG_TEMPLATES: &str = concat!(
+    include_str!("../../templates/gateway/gateway.css"),
+    include_str!("../../templates/gateway/base_gateway.html"),
+    include_str!("../../templates/gateway/dag.html"),
+);
+
+/// The same for pages of structured data.
+pub(super) static DAG_HASH: LazyLock<String> = LazyLock::new(|| hex::encode(&sha256(DAG_TEMPLATES)[..8]));
+
 /// Nothing runs and nothing is loaded; only the one style block applies.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("'none'"));
 /// The same for pages with a script, which comes from their own origin.

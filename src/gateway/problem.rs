@@ -145,6 +145,11 @@ fn html(fault: &Fault, problem: &Problem<'_>) -> Option<String> {
         }
         "no_link" => "The content is there, but it has nothing by this name. Names are case-sensitive.",
         "bad_path" => "Check the address: it reads /ipfs/ followed by a CID and, optionally, a path.",
+        "codec_mismatch" | "not_unixfs" => "Leave the format out, or ask for format=raw: the block as it is.",
+        "no_archive" => {
+            "The names in this directory are not safe to unpack, or there are too many of them. Its files can be had one by one, and all of it with format=car."
+        }
+        "not_a_link" => "The path leads into a block of structured data. Open the block itself and look there.",
         "bad_name" => "Check the address: after /ipns/ stands an IPNS key (k51…) or a DNS name.",
         "name_not_found" => {
             "The name may be new or its publisher offline. Who publishes it should check that its node republishes."

@@ -30,6 +30,8 @@ pub enum Selection {
     Whole,
     /// 206.
     Part(Range<u64>),
+    /// 206 as `multipart/byteranges`: two or more, in the order of the request, together no longer than the body.
+    Parts(Vec<Range<u64>>),
     /// 416.
     Unsatisfiable,
 }
@@ -43,18 +45,26 @@ impl ByteRange {
         Self { wanted: wanted.unwrap_or_default() }
     }
 
-    /// The part of `size` bytes to send: of several ranges the first that can be satisfied.
+    /// The parts of `size` bytes to send: of several ranges those that can be satisfied. Ranges that are together longer than
+    /// the body itself are a way to be sent it more than once: they get it once (RFC 9110 §14.2).
     pub fn select(&self, size: u64) -> Selection {
         if self.wanted.is_empty() {
             return Selection::Whole;
         }
-        let part = self.wanted.iter().find_map(|wanted| match *wanted {
+        let parts = self.wanted.iter().filter_map(|wanted| match *wanted {
             Wanted::From(first, last) => {
                 (first < size).then(|| first..last.map_or(size, |last| last.saturating_add(1).min(size)))
             }
             Wanted::Last(n) => (n > 0 && size > 0).then(|| size.saturating_sub(n)..size),
         });
-        part.map_or(Selection::Unsatisfiable, Selection::Part)
+        let mut parts: Vec<Range<u64>> = parts.collect();
+        let total = parts.iter().fold(0u64, |sum, part| sum.saturating_add(part.end - part.start));
+        match parts.len() {
+            0 => Selection::Unsatisfiable,
+            1 => Selection::Part(parts.remove(0)),
+            _ if total > size => Selection::Whole,
+            _ => Selection::Parts(parts),
+        }
     }
 }
 
@@ -88,7 +98,7 @@ fn number(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Selection::{Part, Unsatisfiable, Whole};
+    use Selection::{Part, Parts, Unsatisfiable, Whole};
 
     fn select(range: &str, size: u64) -> Selection {
         let mut headers = HeaderMap::new();
@@ -109,7 +119,11 @@ mod tests {
             ("bytes=-0", 10, Unsatisfiable),
             ("bytes=0-", 0, Unsatisfiable),
             ("bytes=-1", 0, Unsatisfiable),
-            ("bytes=20-30, 1-2, 4-5", 10, Part(1..3)),
+            ("bytes=20-30, 1-2, 4-5", 10, Parts(vec![1..3, 4..6])),
+            ("bytes=20-30, 4-5", 10, Part(4..6)),
+            ("bytes=6-8,0-1,-1", 10, Parts(vec![6..9, 0..2, 9..10])),
+            ("bytes=0-,0-", 10, Whole),
+            ("bytes=20-,30-", 10, Unsatisfiable),
             ("bytes=4-2", 10, Whole),
             ("bytes=+1-2", 10, Whole),
             ("bytes=", 10, Whole),

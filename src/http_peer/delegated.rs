@@ -1,8 +1,10 @@
-//! A delegated router asked over HTTP: `GET {base}/routing/v1/providers/{cid}`.
+//! A delegated router asked over HTTP: `GET {base}/routing/v1/providers/{cid}`; its names and peers are in [`names`].
+
+mod names;
 
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use prometheus_client::metrics::counter::Counter;
@@ -50,8 +52,8 @@ impl DelegatedMetrics {
     pub fn new(metrics: &Metrics) -> Self {
         let counter = |name, help| metrics.register(name, help, Counter::default());
         Self {
-            requests: counter("delegated_requests", "Provider look-ups sent to delegated routers"),
-            failures: counter("delegated_failures", "Provider look-ups that ended in an error or a timeout"),
+            requests: counter("delegated_requests", "Requests sent to delegated routers"),
+            failures: counter("delegated_failures", "Requests to delegated routers that ended in an error or a timeout"),
             providers: counter("delegated_providers", "Provider records received from delegated routers"),
         }
     }
@@ -86,14 +88,19 @@ impl DelegatedRouter {
     }
 
     async fn request(&self, cid: Cid) -> Result<reqwest::Response, RoutingError> {
-        // Local invariant: a CID's text is a valid relative reference.
-        let url = self
-            .base
-            .join(&format!("routing/v1/providers/{}", canonical(&cid)))
-            .map_err(|error| RoutingError::Malformed(error.to_string()))?;
+        let url = self.endpoint(&format!("providers/{}", canonical(&cid)))?;
+        self.send(self.client.get(url).header(ACCEPT, format!("{NDJSON}, application/json;q=0.9"))).await
+    }
+
+    fn endpoint(&self, resource: &str) -> Result<Url, RoutingError> {
+        // Local invariant: the text of a CID is a valid relative reference.
+        let url = self.base.join(&format!("routing/v1/{resource}"));
+        url.map_err(|error| RoutingError::Malformed(error.to_string()))
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, RoutingError> {
         self.metrics.requests.inc();
-        let request = self.client.get(url).header(ACCEPT, format!("{NDJSON}, application/json;q=0.9")).send();
-        tokio::time::timeout(self.timeout, request)
+        tokio::time::timeout(self.timeout, request.send())
             .await
             .map_err(|_| RoutingError::Timeout(self.timeout))?
             .map_err(|error| self.transport_error(&error))
@@ -188,17 +195,25 @@ async fn start(router: &DelegatedRouter, cid: Cid) -> Result<Query, RoutingError
         let body = response.bytes_stream().boxed();
         return Ok(Query::Lines { body, parser: NdjsonParser::new(), ready: Vec::new() });
     }
-    let mut body = response.bytes_stream();
-    let mut whole = BytesMut::new();
-    while let Some(part) = body.next().await {
-        let part = part.map_err(|error| router.transport_error(&error))?;
-        if whole.len() + part.len() > MAX_RESPONSE {
-            return Err(malformed(&ParseError::TooLarge));
-        }
-        whole.extend_from_slice(&part);
-    }
+    let whole = router.body(response, MAX_RESPONSE).await?;
     let providers = parse_json(&whole).map_err(|error| malformed(&error))?;
     Ok(Query::Ready(reversed(providers)))
+}
+
+impl DelegatedRouter {
+    /// The whole body, of at most `limit` bytes.
+    async fn body(&self, response: reqwest::Response, limit: usize) -> Result<Bytes, RoutingError> {
+        let mut body = response.bytes_stream();
+        let mut whole = BytesMut::new();
+        while let Some(part) = body.next().await {
+            let part = part.map_err(|error| self.transport_error(&error))?;
+            if whole.len() + part.len() > limit {
+                return Err(RoutingError::Malformed(format!("answer is over {limit} bytes")));
+            }
+            whole.extend_from_slice(&part);
+        }
+        Ok(whole.freeze())
+    }
 }
 
 /// In the router's order when taken from the end.

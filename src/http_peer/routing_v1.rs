@@ -45,6 +45,8 @@ struct Record {
 #[serde(rename_all = "PascalCase")]
 struct Response {
     providers: Option<Vec<serde_json::Value>>,
+    /// Of `/peers` and `/dht/closest/peers`.
+    peers: Option<Vec<serde_json::Value>>,
 }
 
 /// Parses a whole `application/json` answer.
@@ -53,7 +55,7 @@ pub fn parse_json(body: &[u8]) -> Result<Vec<Provider>, ParseError> {
         return Err(ParseError::TooLarge);
     }
     let response: Response = serde_json::from_slice(body).map_err(|error| ParseError::Json(error.to_string()))?;
-    Ok(response.providers.unwrap_or_default().into_iter().filter_map(record).collect())
+    Ok(response.providers.or(response.peers).unwrap_or_default().into_iter().filter_map(record).collect())
 }
 
 /// Parses an `application/x-ndjson` answer as it arrives.

@@ -5,6 +5,7 @@
 
 pub(crate) mod cbor;
 mod json;
+pub mod pathing;
 
 use thiserror::Error;
 

@@ -180,7 +180,7 @@ impl Resolver {
     }
 
     /// Announces what was announced long ago; what is ours is signed anew, so that it does not expire. How many were due.
-    pub(super) async fn republish_due(&self, now: SystemTime) -> Result<usize, NameError> {
+    pub async fn republish_due(&self, now: SystemTime) -> Result<usize, NameError> {
         let mut due = 0;
         for kept in self.inner.store.all().await? {
             let age = now.duration_since(kept.updated).unwrap_or_default();

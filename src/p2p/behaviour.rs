@@ -115,7 +115,9 @@ fn dht(key: &Keypair, server: bool) -> kad::Behaviour<MemoryStore> {
         .set_publication_interval(None)
         .set_provider_publication_interval(None)
         .set_replication_interval(None)
-        .set_caching(kad::Caching::Disabled);
+        .set_caching(kad::Caching::Disabled)
+        // The event loop judges what others put here.
+        .set_record_filtering(kad::StoreInserts::FilterBoth);
     let mut kad = kad::Behaviour::with_config(me, MemoryStore::with_config(me, store), config);
     kad.set_mode(Some(if server { kad::Mode::Server } else { kad::Mode::Client }));
     kad

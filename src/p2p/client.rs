@@ -12,10 +12,11 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::bitswap::Shared;
 use super::event_loop::Command;
 use super::metrics::NodeMetrics;
+use super::routers::Dht;
 use crate::exchange::{ConnectError, Exchange, ExchangeEvent, SendError, Want};
 use crate::ipld::Cid;
 use crate::record::Transport;
-use crate::routing::ContentRouter;
+use crate::routing::{ContentRouter, NameRouter, PeerRouter};
 
 /// A connected peer, as last seen.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +70,8 @@ pub(super) struct Inner {
     pub shared: Arc<Shared>,
     pub view: Arc<RwLock<View>>,
     pub routers: Vec<Arc<dyn ContentRouter>>,
+    /// `None`: the DHT is switched off.
+    pub dht: Option<Dht>,
     pub warnings: Vec<String>,
     pub metrics: NodeMetrics,
 }
@@ -109,6 +112,16 @@ impl Client {
     /// Configured peers, the local network when mDNS is on, the DHT when it is on.
     pub fn routers(&self) -> Vec<Arc<dyn ContentRouter>> {
         self.inner.routers.clone()
+    }
+
+    /// Where IPNS records are kept: the DHT when it is on.
+    pub fn name_routers(&self) -> Vec<Arc<dyn NameRouter>> {
+        self.inner.dht.iter().map(|dht| Arc::new(dht.clone()) as Arc<dyn NameRouter>).collect()
+    }
+
+    /// Who knows where peers are: the DHT when it is on.
+    pub fn peer_routers(&self) -> Vec<Arc<dyn PeerRouter>> {
+        self.inner.dht.iter().map(|dht| Arc::new(dht.clone()) as Arc<dyn PeerRouter>).collect()
     }
 
     /// What an operator should know about this machine, one sentence each.

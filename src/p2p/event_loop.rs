@@ -1,6 +1,8 @@
 //! The one owner of the Swarm (invariant 2). Commands in, events out; it waits for nobody: what the consumer of
 //! events does not take yet stands in a bounded queue, and while that is full the Swarm is not polled.
 
+mod records;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -30,6 +32,9 @@ use crate::exchange::{ConnectError, ExchangeEvent};
 use crate::ipld::Cid;
 use crate::routing::{MAX_PROVIDERS, Provider, RouterKind, RoutingError};
 
+pub use records::RecordCommand;
+use records::RecordQuery;
+
 /// Events that wait for the consumer before the Swarm is no longer polled.
 const MAX_PENDING_EVENTS: usize = 1024;
 /// DHT queries on behalf of the retriever at once.
@@ -47,6 +52,7 @@ pub enum Command {
     Connect { peer: PeerId, addrs: Vec<Multiaddr>, trusted: bool },
     Disconnect { peer: PeerId },
     FindProviders { cid: Cid, reply: mpsc::Sender<Result<Provider, RoutingError>> },
+    Records(RecordCommand),
     Shutdown,
 }
 
@@ -82,6 +88,8 @@ pub struct EventLoop {
     /// Peers that the exchange waits for, and since when; false once the connection stands and Bitswap is negotiated.
     dials: HashMap<PeerId, Instant>,
     queries: HashMap<QueryId, Query>,
+    /// At most [`MAX_QUERIES`], like the others.
+    record_queries: HashMap<QueryId, RecordQuery>,
     events: VecDeque<ExchangeEvent>,
 }
 
@@ -113,6 +121,7 @@ impl EventLoop {
             book,
             dials: HashMap::new(),
             queries: HashMap::new(),
+            record_queries: HashMap::new(),
             events: VecDeque::new(),
         }
     }
@@ -224,6 +233,7 @@ impl EventLoop {
             Command::Connect { peer, addrs, trusted } => self.connect(peer, addrs, trusted),
             Command::Disconnect { peer } => _ = self.swarm.disconnect_peer_id(peer),
             Command::FindProviders { cid, reply } => self.find_providers(&cid, reply),
+            Command::Records(command) => self.on_record_command(command),
             Command::Shutdown => {}
         }
     }
@@ -337,6 +347,7 @@ impl EventLoop {
         let abandoned: Vec<QueryId> =
             self.queries.iter().filter(|(_, query)| query.reply.is_closed()).map(|(id, _)| *id).collect();
         abandoned.iter().for_each(|id| self.finish_query(id));
+        self.drop_abandoned_records();
         if !self.offline {
             for peer in self.configured.due(now) {
                 self.dial(peer);
@@ -494,8 +505,12 @@ impl EventLoop {
     }
 
     fn on_kad(&mut self, event: kad::Event) {
-        let kad::Event::OutboundQueryProgressed { id, result: kad::QueryResult::GetProviders(result), step, .. } =
-            event
+        let Some(kad::Event::OutboundQueryProgressed {
+            id,
+            result: kad::QueryResult::GetProviders(result),
+            step,
+            ..
+        }) = self.on_record_event(event)
         else {
             return;
         };

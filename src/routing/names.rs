@@ -6,6 +6,7 @@ use futures::stream::BoxStream;
 use libp2p::PeerId;
 
 use super::{Provider, RouterKind, RoutingError};
+use crate::ipld::Cid;
 use crate::ipld::ipns::IpnsName;
 
 /// A record that somebody gave: at most 10 KiB, otherwise unverified.
@@ -38,6 +39,6 @@ pub trait PeerRouter: Send + Sync + 'static {
     /// The peer's addresses: one entry, or none when it is not known.
     fn find_peer(&self, peer: PeerId) -> BoxFuture<'static, Result<Vec<Provider>, RoutingError>>;
 
-    /// Peers closest to a key of the DHT (its preimage), nearest first; at most 20.
-    fn closest_peers(&self, key: Vec<u8>) -> BoxFuture<'static, Result<Vec<Provider>, RoutingError>>;
+    /// Peers closest to a CID's hash in the DHT, nearest first; at most 20.
+    fn closest_peers(&self, key: &Cid) -> BoxFuture<'static, Result<Vec<Provider>, RoutingError>>;
 }

@@ -10,4 +10,4 @@ mod origins;
 mod proxy;
 mod streams;
 mod transport;
-mod world;
+pub mod world;

@@ -8,5 +8,6 @@ mod dag;
 mod db;
 mod discovery;
 mod gateway;
+mod names;
 mod p2p;
 mod retriever;

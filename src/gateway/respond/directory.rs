@@ -10,14 +10,15 @@ use askama::Template;
 use axum::body::Body;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, VARY};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
 use super::super::error::GatewayError;
+use super::super::format::{CodecForm, ResponseFormat};
 use super::super::handler::Visit;
-use super::super::listing::{PAGE, SORTABLE, SORTABLE_BYTES, Sort, View, wants_json};
+use super::super::listing::{PAGE, SORTABLE, SORTABLE_BYTES, Sort, View};
 use super::super::origin::Place;
 use super::super::{headers, page};
 use super::file;
@@ -151,7 +152,13 @@ pub(in super::super) async fn respond(
     if !visit.ask.path.trailing_slash {
         return Ok(visit.add_slash());
     }
-    let json = wants_json(&visit.ask.headers);
+    let json = match visit.ask.negotiated.format {
+        ResponseFormat::Codec(CodecForm::Json) => true,
+        ResponseFormat::Codec(form) => {
+            return Err(GatewayError::Mismatch { cid: resolved.cid, codec: resolved.cid.codec(), wanted: form.name() });
+        }
+        _ => false,
+    };
     if !json && let Some(index) = directory::index_html(&visit.session, &resolved.block).await? {
         let etag = headers::etag(&resolved.cid);
         if let Some(reply) = visit.unchanged(&etag, None) {
@@ -172,7 +179,6 @@ pub(in super::super) async fn respond(
         page::set_script_headers(&mut out);
     }
     out.insert(ETAG, headers::value(&etag));
-    out.insert(VARY, HeaderValue::from_static("Accept"));
     out.insert(CACHE_CONTROL, headers::LISTING);
     if visit.ask.is_head() {
         return Ok(visit.reply(StatusCode::OK, out, futures::stream::empty::<Result<_, GatewayError>>(), None));
@@ -430,8 +436,8 @@ impl Writing {
     }
 
     async fn end(&mut self) -> Result<String, GatewayError> {
-        let Part { order, first, view, .. } = &self.part;
-        let (first, last) = (*first, *first + self.shown.saturating_sub(1));
+        let (order, first, view) = (self.part.order, self.part.first, self.part.view.clone());
+        let last = first + self.shown.saturating_sub(1);
         let mut links = Vec::new();
         let mut link = |name: &str, rel, href| links.push(Link { href, name: name.to_owned(), rel });
         let mut next = None;
@@ -443,7 +449,7 @@ impl Writing {
                     link("Previous page", "prev", view.page_href((view.page - 1).min(pages.max(1))));
                 }
                 next = (view.page < pages).then(|| view.page_href(view.page + 1));
-                Some(*total as u64)
+                Some(total as u64)
             }
             Order::Open => {
                 if view.after.is_some() {
@@ -453,9 +459,9 @@ impl Writing {
             }
         };
         let mut is_whole = total.is_some_and(|total| total == self.shown);
-        if *order == Order::Open {
+        if order == Order::Open {
             let more = self.shown as usize >= PAGE && self.part.entries.next().await.transpose()?.is_some();
-            next = self.last.as_ref().filter(|_| more).map(|name| View::after_href(name, last + 1));
+            next = self.last.as_ref().filter(|_| more).map(|name| view.after_href(name, last + 1));
             is_whole = !more && first == 1;
         }
         if self.json {

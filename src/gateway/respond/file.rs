@@ -1,8 +1,11 @@
 //! A file as its bytes, whole or in part.
 
+use std::ops::Range;
 use std::time::SystemTime;
 
 use axum::body::Body;
+use bytes::Bytes;
+use futures::stream::{Stream, StreamExt};
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
     HeaderMap, HeaderValue, LAST_MODIFIED,
@@ -14,9 +17,10 @@ use super::super::error::GatewayError;
 use super::super::handler::Visit;
 use super::super::headers;
 use super::super::range::{ByteRange, Selection};
-use crate::dag::{FileReader, NodeKind, Resolved};
+use super::multipart::Multipart;
+use crate::dag::{FileReader, NodeKind, ReadError, Resolved};
 use crate::ipld::Block;
-use crate::retriever::SessionOptions;
+use crate::retriever::{Session, SessionOptions};
 
 /// Answers with the file that `block` is the root of. `resolved` is what the address names: the file itself, or the
 /// directory whose index page it is, which gives validators and roots.
@@ -54,12 +58,13 @@ pub(in super::super) async fn respond(
     }
 
     let selection = ByteRange::read(&visit.ask.headers, &etag).select(size);
-    let (status, range) = match selection {
-        Selection::Whole => (StatusCode::OK, 0..size),
+    let (status, range, parts) = match selection {
+        Selection::Whole => (StatusCode::OK, 0..size, None),
         Selection::Part(range) => {
-            out.insert(CONTENT_RANGE, headers::value(&format!("bytes {}-{}/{size}", range.start, range.end - 1)));
-            (StatusCode::PARTIAL_CONTENT, range)
+            out.insert(CONTENT_RANGE, headers::content_range(&range, size));
+            (StatusCode::PARTIAL_CONTENT, range, None)
         }
+        Selection::Parts(ranges) => (StatusCode::PARTIAL_CONTENT, ranges[0].clone(), Some(ranges)),
         Selection::Unsatisfiable => return Err(GatewayError::Range { size }),
     };
     let kind = match by_name {
@@ -79,7 +84,38 @@ pub(in super::super) async fn respond(
     if length > 0 {
         reader.peek(1).await?;
     }
-    Ok(visit.reply(status, out, reader, Some(length)))
+    match parts {
+        None => Ok(visit.reply(status, out, reader, Some(length))),
+        Some(ranges) => {
+            let parts = Multipart::new(&kind, size, ranges);
+            out.insert(CONTENT_TYPE, headers::value(&parts.content_type()));
+            let length = parts.length();
+            let stream = several(parts, reader, visit.session.clone(), block.clone());
+            Ok(visit.reply(status, out, stream.boxed(), Some(length)))
+        }
+    }
+}
+
+/// The parts one after another; `first` reads the first of them, the others are asked for when their turn comes.
+fn several(
+    parts: Multipart,
+    first: FileReader,
+    session: Session,
+    block: Block,
+) -> impl Stream<Item = Result<Bytes, ReadError>> + Send {
+    let tail = parts.tail();
+    let frames: Vec<(Bytes, Range<u64>)> =
+        parts.ranges().iter().enumerate().map(|(index, range)| (parts.head(index, range), range.clone())).collect();
+    let mut first = Some(first);
+    let parts = futures::stream::iter(frames).flat_map(move |(head, range)| {
+        let reader = first.take().map_or_else(|| FileReader::new(session.clone(), &block, range), Ok);
+        let body = match reader {
+            Ok(reader) => reader.left_stream(),
+            Err(error) => futures::stream::iter([Err(error)]).right_stream(),
+        };
+        futures::stream::iter([Ok(head)]).chain(body)
+    });
+    parts.chain(futures::stream::iter([Ok(tail)]))
 }
 
 /// A symlink's target, as text: it is not followed (path-gateway specification).

@@ -1,14 +1,11 @@
 //! `format=raw`: the block that the path ends at, as it is.
 
 use axum::body::Body;
-use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue,
-};
-use http::{Response, StatusCode};
+use http::Response;
+use http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue};
 
 use super::super::error::GatewayError;
 use super::super::handler::Visit;
-use super::super::range::{ByteRange, Selection};
 use super::super::{format, headers};
 use crate::dag::Resolved;
 
@@ -26,20 +23,5 @@ pub(in super::super) fn respond(visit: &mut Visit<'_>, resolved: Resolved) -> Re
     let default_name = format!("{}.bin", resolved.cid);
     let name = visit.ask.filename.as_deref().unwrap_or(&default_name);
     out.insert(CONTENT_DISPOSITION, headers::disposition(true, name));
-
-    let data = resolved.block.into_data();
-    let size = data.len() as u64;
-    if visit.ask.is_head() {
-        return Ok(visit.reply_bytes(StatusCode::OK, out, data));
-    }
-    match ByteRange::read(&visit.ask.headers, &etag).select(size) {
-        Selection::Whole => Ok(visit.reply_bytes(StatusCode::OK, out, data)),
-        Selection::Part(range) => {
-            out.insert(CONTENT_RANGE, headers::value(&format!("bytes {}-{}/{size}", range.start, range.end - 1)));
-            // A block is at most 2 MiB, so its offsets fit.
-            let part = data.slice(range.start as usize..range.end as usize);
-            Ok(visit.reply_bytes(StatusCode::PARTIAL_CONTENT, out, part))
-        }
-        Selection::Unsatisfiable => Err(GatewayError::Range { size }),
-    }
+    super::bytes::respond(visit, out, resolved.block.into_data(), &etag)
 }

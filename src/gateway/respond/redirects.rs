@@ -10,7 +10,7 @@ use http::{Response, StatusCode};
 
 use super::super::content_type::{self, SNIFF_BYTES};
 use super::super::error::GatewayError;
-use super::super::format::ResponseFormat;
+use super::super::format::{CodecForm, ResponseFormat};
 use super::super::handler::Visit;
 use super::super::headers;
 use super::super::redirects::{Answer, MAX_FILE_BYTES, Redirects, RedirectsError};
@@ -26,7 +26,12 @@ pub(in super::super) async fn respond(
     error: ResolveError,
 ) -> Result<Response<Body>, GatewayError> {
     let is_missing = matches!(error, ResolveError::NoLink { .. } | ResolveError::NotUnixFs { .. });
-    let applies = visit.ask.place.is_isolated() && visit.ask.negotiated.format == ResponseFormat::Deserialized;
+    // Who asks for blocks or archives gets no pages.
+    let is_page = matches!(
+        visit.ask.negotiated.format,
+        ResponseFormat::Deserialized | ResponseFormat::Codec(CodecForm::Json | CodecForm::Cbor)
+    );
+    let applies = visit.ask.place.is_isolated() && is_page;
     if !is_missing || !applies {
         return Err(error.into());
     }

@@ -58,6 +58,7 @@ fn listed(world: World, lines: &str, map: &str) -> (World, Denylists) {
         retriever: Retriever::new(&config, blocks, None, Vec::new(), &metrics, &Supervisor::new()),
         names: Resolver::fixed(NsMap::parse(map).unwrap()),
         denylists: lists.clone(),
+        routing: None,
         sink: world.records.clone(),
         config: Config { subdomain_hosts: Hosts::parse(&["example.com"]).unwrap(), ..Config::default() },
         is_admin_token: Arc::new(|token| token == TOKEN),

@@ -78,6 +78,7 @@ impl World {
             retriever: Retriever::local(store.clone()),
             names: names(&metrics),
             denylists: Denylists::default(),
+            routing: None,
             sink: records.clone(),
             config,
             is_admin_token: Arc::new(|token| token == TOKEN),
