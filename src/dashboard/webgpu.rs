@@ -271,7 +271,7 @@ fn named(name: &str, version: Option<&str>) -> String {
 /// Milliseconds with the digits that short GPU work needs.
 fn fine(value: Option<f64>) -> String {
     match value.filter(|value| value.is_finite() && *value >= 0.0) {
-        Some(value) if value == 0.0 => "0 ms".to_owned(),
+        Some(0.0) => "0 ms".to_owned(),
         Some(value) if value < 0.1 => format!("{:.1} µs", value * 1e3),
         Some(value) if value < 9.95 => format!("{value:.2} ms"),
         other => cell(ms(other)),
