@@ -26,7 +26,9 @@
 
 pub mod access;
 mod add;
+mod cache;
 mod cursor;
+mod events;
 mod extract;
 mod health;
 mod maintenance;
@@ -62,6 +64,7 @@ pub use tokens::{StoreError as TokenStoreError, Tokens};
 use crate::blockstore::Blocks;
 use crate::db::Database;
 use crate::p2p;
+use crate::record::live::Feed;
 use crate::retriever::Retriever;
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
@@ -87,6 +90,8 @@ pub struct State {
     pub gateway: String,
     pub supervisors: Vec<Supervisor>,
     pub draining: Draining,
+    /// What happens now, for `/events`.
+    pub feed: Feed,
     pub started: Instant,
     pub access: Access,
     /// Run tokens of the WebGPU lab.
@@ -121,6 +126,8 @@ fn routes() -> OpenApiRouter<State> {
         .routes(routes!(pins::one, pins::add, pins::remove))
         .routes(routes!(maintenance::gc))
         .routes(routes!(maintenance::scrub))
+        .routes(routes!(cache::cache))
+        .routes(routes!(events::events))
         .routes(routes!(node::id))
         .routes(routes!(node::stats))
         .routes(routes!(node::config))

@@ -22,6 +22,7 @@ use crate::exchange::Exchange;
 use crate::http_peer::delegated::{DelegatedMetrics, DelegatedRouter, RouterUrlError};
 use crate::listener::{self, Tls, TlsError};
 use crate::names;
+use crate::record::live::Feed;
 use crate::record::{NoRecords, RecordSink};
 use crate::retriever::Retriever;
 use crate::routing::ContentRouter;
@@ -82,6 +83,7 @@ pub struct App {
     data_dir: PathBuf,
     stop: CancellationToken,
     draining: api::Draining,
+    feed: Feed,
     listeners: Vec<tokio::task::JoinHandle<Option<usize>>>,
     /// By stage of the stop: listeners, retriever, node, database, store.
     stages: Stages,
@@ -143,6 +145,8 @@ impl App {
             Some(database) => database.sink(),
             None => Arc::new(NoRecords),
         };
+        let feed = Feed::new(&metrics);
+        let sink = feed.tee(sink);
         if let (Some(database), Some(node)) = (&database, &node) {
             let source = observer::Observer { node: node.clone(), retriever: retriever.clone() };
             topology::watch(database.clone(), Arc::new(source), parts::facts(&settings), &stages.database);
@@ -170,6 +174,8 @@ impl App {
             settings: &settings,
             bound: settings.admin,
             gateway: api.gateway.clone(),
+            admin: api.admin.clone(),
+            data_dir: data_dir.clone(),
             token: token.check(),
             tokens: tokens(&data_dir),
             blocks: blocks.clone(),
@@ -179,6 +185,7 @@ impl App {
             metrics: metrics.clone(),
             supervisors: stages.all(),
             draining: draining.clone(),
+            feed: feed.clone(),
         };
         let admin_router = admin.router();
 
@@ -209,6 +216,7 @@ impl App {
             data_dir,
             stop,
             draining,
+            feed,
             listeners,
             stages,
             node,
@@ -263,6 +271,8 @@ impl App {
     /// Stops in the order that the module names. Ends by itself: every stage has a deadline.
     pub async fn stop(self) {
         self.draining.begin();
+        // Streams of live events never end by themselves.
+        self.feed.close();
         self.stop.cancel();
         for listener in self.listeners {
             // The listener holds its own drain deadline.

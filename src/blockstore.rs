@@ -14,7 +14,9 @@ pub mod memory;
 mod memory_cache;
 mod metrics;
 mod pins;
+pub mod reuse;
 mod scrub;
+mod space;
 
 use std::io;
 use std::path::Path;
@@ -32,6 +34,7 @@ pub use lock::DataDirLock;
 pub use metrics::TierStats;
 pub use pins::{MAX_PIN_NAME, Pin, PinKind, Pins};
 pub use scrub::ScrubReport;
+pub use space::DiskSpace;
 
 /// Which tier answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

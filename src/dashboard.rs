@@ -6,6 +6,7 @@
 pub mod assets;
 mod attention;
 mod chart;
+mod content;
 mod error;
 mod export;
 pub mod filters;
@@ -17,6 +18,8 @@ mod peers;
 mod plot;
 mod retrieval;
 mod retrievals;
+mod series;
+mod system;
 mod topology;
 mod verdict;
 mod waterfall;
@@ -26,6 +29,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
+
+pub use system::Host;
 
 use crate::db::{Database, DbError};
 
@@ -40,6 +45,8 @@ pub struct State {
     pub gateway: String,
     /// `--compare-share`: the share of cold retrievals that run the standard policy, 0..=1.
     pub compare_share: f64,
+    /// The process and its machine.
+    pub host: Arc<Host>,
 }
 
 /// What pages show of the node without asking the database.
@@ -73,6 +80,9 @@ pub fn router(state: State) -> Router {
         .route("/peers", get(peers::page))
         .route("/peers/{peer_id}", get(peer::page))
         .route("/topology", get(topology::page))
+        .route("/partials/retrievals", get(retrievals::partial))
+        .route("/content", get(content::page))
+        .route("/system", get(system::page))
         .route("/webgpu", get(webgpu::page))
         .route("/static/{*path}", get(assets::serve))
         .fallback(error::not_found)

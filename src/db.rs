@@ -12,6 +12,7 @@ pub mod entity;
 mod events;
 mod hardware;
 pub mod histogram;
+pub mod inventory;
 mod lab;
 mod metrics;
 pub mod observe;
@@ -128,6 +129,9 @@ pub(crate) struct Shared {
     pub counters: Mutex<counters::Counters>,
     pub content: Mutex<content::Content>,
     pub metrics: metrics::DbMetrics,
+    /// Without a password.
+    pub location: String,
+    pub seen: Mutex<inventory::Seen>,
 }
 
 impl Database {
@@ -145,6 +149,8 @@ impl Database {
             counters: Mutex::default(),
             content: Mutex::default(),
             metrics: metrics::DbMetrics::register(metrics),
+            location: connect::location(config, data_dir),
+            seen: Mutex::default(),
         });
         // A batch that waits for the database is out of the channel: both together keep the bound.
         let capacity = config.queue.saturating_sub(writer::BATCH_RECORDS).max(1);

@@ -2,6 +2,8 @@
 //!
 //! Everything here was measured. A figure that was not is `None`, never a default.
 
+pub mod live;
+
 use std::time::{Duration, SystemTime};
 
 use libp2p::PeerId;
@@ -302,6 +304,9 @@ impl SessionReport {
 
 /// Where finished retrievals go. Never blocks, never fails: what cannot be kept is counted and dropped (invariant 3).
 pub trait RecordSink: Send + Sync + 'static {
+    /// A retrieval begins. Called before its record, if there is one.
+    fn started(&self, _: live::Begun) {}
+
     fn record(&self, record: RetrievalRecord);
 }
 

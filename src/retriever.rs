@@ -151,6 +151,9 @@ pub trait LocalBlocks: Send + Sync + 'static {
 
     /// Keeps a block that came from the network, if there is room. Returns at once.
     fn cache(&self, block: &Block);
+
+    /// A request read this block, wherever it came from. Returns at once.
+    fn used(&self, _: &Block) {}
 }
 
 /// One peer as the retriever sees it now.

@@ -29,36 +29,74 @@
       themeButton.addEventListener("click", () => { theme = nameTheme(); remember("theme", theme); applyTheme(); nameTheme(); });
     }
 
-    // Live refresh: a tick every two seconds unless paused, hidden, or a request is still under way.
+    // Live refresh. The server tells what happens (server-sent events); a tick then fetches the part that changed. Where
+    // no stream can be had, a tick every two seconds does. Nothing happens while paused or in a background tab.
     const live = $(".live[data-state]");
     const part = $("[data-live]");
     const pauseButton = $("[data-action=pause]");
+    const banner = $("[data-lost]");
+    const IDLE_MS = 5000;
     let updated = Date.now();
     let paused = remembered("paused") === "yes";
     let lost = false;
     let waiting = 0;
+    let polling = false;
+    let changed = false;
+    let before = "";
+    let feed = null;
     const say = () => {
       if (!live || !part) return;
       const ago = Math.max(0, Math.round((Date.now() - updated) / 1000));
       live.dataset.state = lost ? "lost" : paused ? "paused" : "live";
       live.querySelector("[data-status]").textContent =
-        lost ? "Connection lost, retrying" : paused ? `Paused, ${ago} s old` : ago < 2 ? "Live" : `Live, updated ${ago} s ago`;
+        lost ? "Connection lost, retrying" : paused ? `Paused, ${ago} s old` : ago < 2 ? "Live" : `Updated ${ago} s ago`;
+      if (banner) banner.hidden = !lost;
       pauseButton.textContent = paused ? "Resume" : "Pause";
       pauseButton.setAttribute("aria-pressed", String(paused));
     };
-    const refresh = () => { if (part) { waiting = Date.now(); part.dispatchEvent(new CustomEvent("tick")); } };
-    const setPaused = (value) => { paused = value; remember("paused", paused ? "yes" : "no"); say(); if (!paused) refresh(); };
+    const setLost = (value) => { if (lost !== value) { lost = value; $("#announce").textContent = lost ? "Connection lost, retrying" : "Connected again"; } say(); };
+    const refresh = () => { if (part) { waiting = Date.now(); changed = false; part.dispatchEvent(new CustomEvent("tick")); } };
+    const connect = () => {
+      const template = $("template[data-feed]");
+      if (feed || !template || paused || !window.htmx) return;
+      feed = template.content.firstElementChild.cloneNode(true);
+      feed.addEventListener("finished", () => { changed = true; });
+      feed.addEventListener("summary", (event) => {
+        try {
+          const { active_sessions, peers, database, finished } = JSON.parse(event.detail.data);
+          const now = [active_sessions, peers, database, finished].join();
+          if (now !== before) changed = true;
+          before = now;
+        } catch { changed = true; }
+      });
+      feed.addEventListener("htmx:sse:after:connection", () => { polling = false; setLost(false); refresh(); });
+      feed.addEventListener("htmx:sse:error", () => setLost(true));
+      // The first answer was no stream: too many watchers, or an old proxy. Polling does it then.
+      for (const name of ["htmx:response:error", "htmx:error"]) feed.addEventListener(name, () => { polling = true; });
+      document.body.append(feed);
+      window.htmx.process(feed);
+    };
+    const disconnect = () => { feed?.remove(); feed = null; };
+    const setPaused = (value) => {
+      paused = value;
+      remember("paused", paused ? "yes" : "no");
+      if (paused) disconnect(); else { connect(); refresh(); }
+      say();
+    };
     if (live && part) {
       live.hidden = false;
       pauseButton.addEventListener("click", () => setPaused(!paused));
-      part.addEventListener("htmx:after:swap", () => { updated = Date.now(); lost = false; waiting = 0; say(); });
-      for (const name of ["htmx:error", "htmx:response:error"]) part.addEventListener(name, () => { lost = true; waiting = 0; say(); });
+      part.addEventListener("htmx:after:swap", () => { updated = Date.now(); waiting = 0; if (lost) setLost(false); say(); });
+      for (const name of ["htmx:error", "htmx:response:error"]) part.addEventListener(name, () => { waiting = 0; setLost(true); });
       setInterval(() => {
         say();
         const idle = waiting === 0 || Date.now() - waiting > 5 * REFRESH_MS;
-        if (!paused && !document.hidden && idle && Date.now() - updated >= REFRESH_MS - 100) refresh();
+        const due = Date.now() - updated;
+        if (paused || document.hidden || !idle) return;
+        if (((changed || polling || lost) && due >= REFRESH_MS - 100) || due >= IDLE_MS) refresh();
       }, 500);
       document.addEventListener("visibilitychange", () => { if (!document.hidden && !paused) refresh(); });
+      connect();
       say();
     }
 

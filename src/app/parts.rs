@@ -1,15 +1,16 @@
 //! From the settings to each module's own configuration, in one place.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::StartError;
 use super::token::Check;
 use crate::blockstore::{self, Blocks};
 use crate::config::Settings;
 use crate::db::{self, Database};
+use crate::record::live::Feed;
 use crate::retriever::{self, Retriever};
 use crate::routing::{NameRouter, RouterKind};
 use crate::supervisor::Supervisor;
@@ -118,6 +119,8 @@ pub struct Admin<'a> {
     pub settings: &'a Settings,
     pub bound: SocketAddr,
     pub gateway: String,
+    pub admin: String,
+    pub data_dir: PathBuf,
     pub token: Check,
     pub tokens: api::Tokens,
     pub blocks: Arc<Blocks>,
@@ -127,6 +130,7 @@ pub struct Admin<'a> {
     pub metrics: Metrics,
     pub supervisors: Vec<Supervisor>,
     pub draining: api::Draining,
+    pub feed: Feed,
 }
 
 impl Admin<'_> {
@@ -146,9 +150,27 @@ impl Admin<'_> {
             gateway: self.gateway.clone(),
             supervisors: self.supervisors.clone(),
             draining: self.draining.clone(),
+            feed: self.feed.clone(),
             started: Instant::now(),
             access: self.access(),
             lab: crate::webgpu::Lab::new(&self.metrics),
+        }
+    }
+
+    fn host(&self) -> dashboard::Host {
+        let node = self.node.clone();
+        dashboard::Host {
+            blocks: self.blocks.clone(),
+            config: self.settings.redacted(),
+            data_dir: self.data_dir.clone(),
+            supervisors: self.supervisors.clone(),
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            admin: self.admin.clone(),
+            peer_addrs: Arc::new(move || {
+                let addrs = node.as_ref().map(p2p::Client::listen_addrs).unwrap_or_default();
+                addrs.iter().map(ToString::to_string).collect()
+            }),
         }
     }
 
@@ -173,6 +195,7 @@ impl Admin<'_> {
             node: Arc::new(snapshot),
             gateway: self.gateway.clone(),
             compare_share: self.settings.compare_share,
+            host: Arc::new(self.host()),
         }
     }
 }

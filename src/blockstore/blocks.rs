@@ -13,6 +13,7 @@ use super::durable::blocking;
 use super::gc::{self, LinksFn};
 use super::memory_cache::MemoryCache;
 use super::metrics::StoreMetrics;
+use super::reuse::{Reuse, ReuseCurve};
 use super::scrub;
 use super::{Blockstore, Config, DurableStore, GcReport, Hit, Pin, Pins, ScrubReport, StoreError, StoreStats};
 use super::{Tier, TierStats};
@@ -31,6 +32,7 @@ pub struct Blocks {
     pins: Pins,
     config: Config,
     metrics: StoreMetrics,
+    reuse: Reuse,
     supervisor: Supervisor,
     /// Shared by adds from their first block to their pin, exclusive to gc.
     adds: Arc<RwLock<()>>,
@@ -72,6 +74,7 @@ impl Blocks {
         metrics: &Metrics,
         supervisor: &Supervisor,
     ) -> Result<Arc<Self>, StoreError> {
+        let reuse = Reuse::register(metrics);
         let metrics = StoreMetrics::register(metrics);
         let durable = DurableStore::open_with(data_dir, config.io_threads, metrics.store.clone()).await?;
         let pins = Pins::open(data_dir).await?;
@@ -94,6 +97,7 @@ impl Blocks {
             pins,
             config: config.clone(),
             metrics,
+            reuse,
             supervisor: supervisor.clone(),
             adds: Arc::default(),
             puts: Arc::default(),
@@ -141,6 +145,18 @@ impl Blocks {
             disk.enqueue(block.clone());
         }
         self.memory.insert(block);
+    }
+
+    /// A request read this block: feeds [`Blocks::reuse`].
+    pub fn used(&self, block: &Block) {
+        if Block::inherent(block.cid()).is_none() {
+            self.reuse.access(block);
+        }
+    }
+
+    /// What caches of other sizes would have hit of what requests read since the start.
+    pub fn reuse(&self) -> ReuseCurve {
+        self.reuse.curve()
     }
 
     pub fn pins(&self) -> &Pins {

@@ -145,18 +145,7 @@ fn directory(dir: &Path) -> Check {
 }
 
 fn disk_space(dir: &Path) -> Option<Check> {
-    use std::os::unix::ffi::OsStrExt;
-    let path = std::ffi::CString::new(dir.as_os_str().as_bytes()).ok()?;
-    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: a NUL-terminated path and a pointer to a statvfs of this frame, read only when the call succeeded.
-    let stat = unsafe {
-        if libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) != 0 {
-            return None;
-        }
-        stat.assume_init()
-    };
-    #[allow(clippy::unnecessary_cast)] // the types differ between platforms
-    let free = (stat.f_bavail as u64).saturating_mul(stat.f_frsize as u64);
+    let free = crate::blockstore::DiskSpace::of(dir)?.free;
     let human = crate::units::ByteSize(free).human();
     Some(if free < DISK_WANTED {
         check("disk", Verdict::Warning, format!("{human} free"), Some("free space, or lower cache-disk"))

@@ -66,7 +66,8 @@ pub fn needs(database: Option<&DbState>, node: &NodeSnapshot, overview: Option<&
     };
     if let Some(DbState::Down { reason, .. }) = database {
         let text = format!(
-            "{reason}. Content is served all the same; records wait up to a bound, then are counted and dropped. It is tried again by itself: check the path or URL of --database and the disk."
+            "{} Content is served all the same; records wait up to a bound, then are counted and dropped.",
+            database_advice(reason)
         );
         add(Level::Serious, "The metrics database is down.".to_owned(), &text, None);
     }
@@ -131,6 +132,24 @@ pub fn needs(database: Option<&DbState>, node: &NodeSnapshot, overview: Option<&
     }
     needs.sort_by_key(|need| need.level);
     needs
+}
+
+/// The reason in words, and what helps. The database is tried again by itself in each case.
+pub fn database_advice(reason: &str) -> String {
+    let lower = reason.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    let next = if has(&["disk is full", "disk full", "no space", "53100", "max_page_count"]) {
+        "It is full: free space on its disk, or shorten how long rows are kept. It is tried again every few seconds and goes on by itself."
+    } else if has(&["locked", "busy"]) {
+        "Another process holds its lock: end that one, or wait. It is tried again every few seconds and goes on by itself."
+    } else if has(&["readonly", "read-only", "permission", "unable to open"]) {
+        "Its file or folder cannot be opened or written: check that it is there and who owns it. It is tried again every few seconds and goes on by itself."
+    } else if has(&["refused", "connect", "timed out", "no connection", "shutting down", "terminating"]) {
+        "The database server does not answer: start it, or mend the URL of --database. It is tried again every few seconds and goes on by itself."
+    } else {
+        "It is tried again every few seconds and goes on by itself: check the path or URL of --database and the disk."
+    };
+    format!("{}. {next}", super::filters::tame(reason.trim_end_matches('.'), 300))
 }
 
 /// Splits a warning of the node into a headline, the rest and its command. The receive buffer's is worded for pages.

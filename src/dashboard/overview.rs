@@ -287,7 +287,9 @@ async fn tables(state: &State) -> Result<Vec<Table>, Unread> {
 pub(super) fn down(error: &Unread, now: SystemTime) -> String {
     match error {
         Unread::Off => "It is switched off: --database none.".to_owned(),
-        Unread::Failed(DbError::Down { reason, since }) => format!("{reason} (since {}).", filters::ago(*since, now)),
+        Unread::Failed(DbError::Down { reason, since }) => {
+            format!("Since {}: {}", filters::ago(*since, now), attention::database_advice(reason))
+        }
         Unread::Failed(other) => format!("{other}."),
     }
 }

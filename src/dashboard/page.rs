@@ -3,12 +3,14 @@
 use super::assets;
 
 /// Pages that exist, in the order of the navigation: path, name, the key after `g`.
-const PAGES: [(&str, &str, &str); 5] = [
+const PAGES: &[(&str, &str, &str)] = &[
     ("/", "Overview", "o"),
     ("/retrievals", "Retrievals", "r"),
     ("/peers", "Peers", "p"),
     ("/topology", "Topology", "t"),
+    ("/content", "Content", "c"),
     ("/webgpu", "WebGPU", "w"),
+    ("/system", "System", "s"),
 ];
 
 /// What `base.html` needs.
@@ -19,6 +21,8 @@ pub struct Page {
     pub at: &'static str,
     /// It refreshes itself.
     pub live: bool,
+    /// It has drawings that can be zoomed (`static/plots.js`).
+    pub plots: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -31,11 +35,15 @@ pub struct NavItem {
 
 impl Page {
     pub fn new(title: impl Into<String>, at: &'static str) -> Self {
-        Self { title: title.into(), at, live: false }
+        Self { title: title.into(), at, live: false, plots: false }
     }
 
     pub fn live(self) -> Self {
         Self { live: true, ..self }
+    }
+
+    pub fn plots(self) -> Self {
+        Self { plots: true, ..self }
     }
 
     pub fn nav(&self) -> Vec<NavItem> {

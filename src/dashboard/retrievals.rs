@@ -26,8 +26,16 @@ struct RetrievalsPage {
     view: View,
 }
 
+#[derive(Template)]
+#[template(path = "dashboard/partials/_retrievals.html")]
+struct RetrievalsPartial {
+    view: View,
+}
+
 #[derive(Default)]
 struct View {
+    /// Where the part that refreshes itself is; `None` for older parts of the list.
+    live: Option<String>,
     summary: String,
     export: Option<Links>,
     cid: String,
@@ -152,6 +160,21 @@ pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>, wa
             Err(error) => export::unavailable(overview::down(&error, now)),
         };
     }
+    let (status, view) = read(&state, &asked, now).await;
+    let page = Page::new("Retrievals", "/retrievals");
+    // An older part of the list does not change: only the newest refreshes itself.
+    let page = if view.live.is_some() { page.live() } else { page };
+    error::html(status, &RetrievalsPage { page, view })
+}
+
+/// `GET /partials/retrievals`: what changes, without the frame.
+pub async fn partial(Extract(state): Extract<State>, Query(asked): Query<Asked>) -> Response {
+    // Always 200: a part that says that the database is away must be swapped in.
+    let (_, view) = read(&state, &asked, SystemTime::now()).await;
+    error::html(StatusCode::OK, &RetrievalsPartial { view })
+}
+
+async fn read(state: &State, asked: &Asked, now: SystemTime) -> (StatusCode, View) {
     let mut view = View {
         cid: asked.cid.trim().to_owned(),
         outcomes: choices(Outcome::ALL.iter().map(|o| (o.as_str(), o.as_str().replace('_', " "))), &asked.outcome),
@@ -159,18 +182,20 @@ pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>, wa
         example: super::example(&state.gateway),
         ..View::default()
     };
+    view.live = asked.cursor.is_none().then(|| link("/partials/retrievals", asked, None));
     view.filtered = !(view.cid.is_empty() && asked.outcome.is_empty() && asked.policy.is_empty());
-    view.export = Some(Links::new(&link("/retrievals", &asked, None), "retrievals", "Retrievals that match"));
-    let status = match filter(&asked) {
+    view.export = Some(Links::new(&link("/retrievals", asked, None), "retrievals", "Retrievals that match"));
+    let status = match filter(asked) {
         Err(problem) => {
+            view.live = None;
             view.problem = Some(problem);
             StatusCode::BAD_REQUEST
         }
-        Ok((filter, cursor)) => match list(&state, &filter, cursor).await {
+        Ok((filter, cursor)) => match list(state, &filter, cursor).await {
             Ok(found) => {
                 view.rows = found.items.iter().map(|row| RowView::new(row, now)).collect();
-                view.older = found.next.map(|next| link("/retrievals", &asked, Some(next)));
-                view.newest = cursor.map(|_| link("/retrievals", &asked, None));
+                view.older = found.next.map(|next| link("/retrievals", asked, Some(next)));
+                view.newest = cursor.map(|_| link("/retrievals", asked, None));
                 StatusCode::OK
             }
             Err(error) => {
@@ -185,7 +210,7 @@ pub async fn page(Extract(state): Extract<State>, Query(asked): Query<Asked>, wa
         (n, true) => format!("{n} shown that match, newest first."),
         (n, false) => format!("{n} shown, newest first."),
     };
-    error::html(status, &RetrievalsPage { page: Page::new("Retrievals", "/retrievals"), view })
+    (status, view)
 }
 
 async fn list(

@@ -87,6 +87,25 @@ impl Target {
     }
 }
 
+/// Where the database is, for people: passwords are taken out.
+pub fn location(config: &Config, data_dir: &Path) -> String {
+    match config.url.as_deref() {
+        None => data_dir.join(FILE).display().to_string(),
+        Some(text) => match url::Url::parse(text) {
+            Ok(mut url) => {
+                if url.password().is_some() {
+                    // A URL that has a password can have another; should it not, it is not shown.
+                    if url.set_password(Some("redacted")).is_err() {
+                        return url.scheme().to_owned();
+                    }
+                }
+                url.to_string()
+            }
+            Err(_) => text.split(':').next().unwrap_or_default().to_owned(),
+        },
+    }
+}
+
 async fn sqlite(
     url: &str,
     file: Option<PathBuf>,

@@ -1,6 +1,7 @@
 //! The read side: plain view structs for pages, the API and reports. Times are microseconds since the epoch, unless
 //! the name says `_ms` or `_s`. A figure that nobody measured is `None`.
 
+mod cache;
 mod compare;
 mod network;
 mod overview;
@@ -13,10 +14,15 @@ use std::time::{Duration, SystemTime};
 use sea_orm::{DbBackend, Statement};
 use serde::Serialize;
 
+pub use self::cache::CachePoint;
 pub use self::compare::{Comparison, Interval, MIN_PAIRS, SizeClass, Verdict};
-pub use self::network::{ContentRow, HardwareRow, LinkRow, NetworkRow, PeerAttempt, PeerDetail, PeerHistory, PeerOrder, PeerRow};
+pub use self::network::{
+    ContentRow, HardwareRow, LinkRow, NetworkRow, PeerAttempt, PeerDetail, PeerHistory, PeerOrder, PeerRow,
+};
 pub use self::overview::{ByTier, CacheHits, MinutePoint, Outcomes, Overview, Peak};
-pub use self::retrievals::{AttemptRow, Detail, EventRow, Page, RetrievalBrief, RetrievalFilter, RetrievalRow, canonical_cid};
+pub use self::retrievals::{
+    AttemptRow, Detail, EventRow, Page, RetrievalBrief, RetrievalFilter, RetrievalRow, canonical_cid,
+};
 pub use self::webgpu::{LabRow, LabRunRow, ModelRow};
 use super::rows;
 
@@ -50,6 +56,7 @@ impl Window {
 #[doc(hidden)]
 pub fn statements(backend: DbBackend) -> Vec<(&'static str, Statement)> {
     [
+        cache::statements(backend),
         compare::statements(backend),
         network::statements(backend),
         retrievals::statements(backend),

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use super::batch::Batch;
 use super::connect::{Connected, Target, backend_name, is_refusal};
 use super::counters::Bucket;
+use super::inventory;
 use super::observe::{self, Note};
 use super::retention::Retention;
 use super::sink::{Queued, Sink};
@@ -40,6 +41,7 @@ pub struct Writer {
     records: Vec<Queued>,
     notes: Vec<Note>,
     retention: Retention,
+    turn: inventory::Turn,
 }
 
 /// Why serving ended.
@@ -58,7 +60,18 @@ impl Writer {
         stop: CancellationToken,
     ) -> Self {
         let retention = Retention::new(&shared.config);
-        Self { shared, sink, target, queued, noted, stop, records: Vec::new(), notes: Vec::new(), retention }
+        Self {
+            shared,
+            sink,
+            target,
+            queued,
+            noted,
+            stop,
+            records: Vec::new(),
+            notes: Vec::new(),
+            retention,
+            turn: inventory::Turn::default(),
+        }
     }
 
     pub async fn run(mut self) {
@@ -129,6 +142,9 @@ impl Writer {
                 match self.retention.step(&connected.writer, SystemTime::now()).await {
                     Ok(retired) => drop(self.shared.metrics.retired.inc_by(retired)),
                     Err(error) => return End::Failed(error),
+                }
+                if let Some(inventory) = self.turn.take(&connected.readers).await {
+                    self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner).inventory = Some(inventory);
                 }
             }
             if last_contact.elapsed() > HEALTH_EVERY {
@@ -253,6 +269,8 @@ impl Writer {
 
     fn failed(&self, reason: &str) {
         self.shared.metrics.failures.inc();
+        self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner).last_failure =
+            Some((SystemTime::now(), reason.to_owned()));
         self.down(reason);
     }
 

@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::error::Fault;
 use super::metrics::Counts;
 use crate::ipld::Cid;
+use crate::record::live::Begun;
 use crate::record::{Origin, Outcome, RecordSink, RetrievalId, RetrievalRecord, SessionReport};
 use crate::retriever::Session;
 
@@ -48,8 +49,10 @@ impl Guard {
     pub(super) fn new(start: Start, session: Session, sink: Arc<dyn RecordSink>, counts: Counts) -> Self {
         counts.in_flight.inc();
         let Start { cid, path, started, permit } = start;
+        let id = RetrievalId::next();
+        sink.started(Begun { id, cid, path: path.clone() });
         let inner = Inner {
-            id: RetrievalId::next(),
+            id,
             cid,
             path,
             started,

@@ -19,4 +19,8 @@ impl LocalBlocks for Blocks {
     fn cache(&self, block: &Block) {
         Blocks::cache(self, block);
     }
+
+    fn used(&self, block: &Block) {
+        Blocks::used(self, block);
+    }
 }

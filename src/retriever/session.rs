@@ -148,6 +148,12 @@ impl Session {
     ///
     /// Cancel safe: dropping the future takes the want back unless somebody else waits for it.
     pub async fn fetch(&self, cid: &Cid) -> Result<Block, FetchError> {
+        let block = self.obtain(cid).await?;
+        self.handle.core.blocks.used(&block);
+        Ok(block)
+    }
+
+    async fn obtain(&self, cid: &Cid) -> Result<Block, FetchError> {
         let Handle { core, shared, .. } = &*self.handle;
         if let Some(block) = Block::inherent(cid) {
             return Ok(block);

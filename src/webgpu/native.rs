@@ -55,7 +55,7 @@ fn describe(adapter: &wgpu::Adapter) -> Adapter {
     let limit = |name: &str, value: u64| (name.to_owned(), value as f64);
     Adapter {
         vendor: format!("0x{:04x}", info.vendor),
-        architecture: String::new(),
+        architecture: info.name.clone(),
         device: format!("0x{:04x}", info.device),
         description: info.name,
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),

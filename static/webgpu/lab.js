@@ -64,7 +64,7 @@ async function run() {
   } catch (error) {
     const kind = signal.aborted ? "cancelled" : error.kind ?? "other";
     const message = kind === "cancelled" ? "The run was cancelled." : error.message || String(error);
-    found.failure = { kind, message: message.slice(0, 900) };
+    found.failure = { kind, message: message.replace(/\s+/g, " ").trim().slice(0, 900) };
   }
   found.duration_ms = performance.now() - started;
   if (!found.failure && found.compute.some((row) => !row.verified)) {

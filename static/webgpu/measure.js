@@ -128,7 +128,7 @@ async function variant(task, shape, step) {
     } else row.verified = true;
   } catch (error) {
     if (error.kind === "device-lost" || error.kind === "cancelled") throw error;
-    row.error = String(error.message ?? error).slice(0, 900);
+    row.error = String(error.message ?? error).replace(/\s+/g, " ").slice(0, 900);
     row.kind = error.kind ?? "other";
   }
   return row;

@@ -20,6 +20,7 @@ use tidegate::blockstore::{self, Blocks};
 use tidegate::dashboard::{self, NodeSnapshot};
 use tidegate::db::{self, Database};
 use tidegate::ipld::cid;
+use tidegate::record::live::Feed;
 use tidegate::record::{
     Attempt, AttemptOutcome, EventKind, Origin, Outcome, Phase, Policy, RetrievalEvent, RetrievalId, RetrievalRecord,
     SessionReport, Transport,
@@ -31,6 +32,8 @@ use tidegate::telemetry::Metrics;
 use tidegate::topology::Facts;
 use tower::ServiceExt;
 
+mod pages;
+
 const TOKEN: &str = "a-token-for-tests-only";
 /// `hello` as an identity CID.
 const HELLO: &str = "bafkqabtimvwgy3yk";
@@ -40,6 +43,7 @@ struct Admin {
     db: Option<Database>,
     blocks: Arc<Blocks>,
     draining: Draining,
+    feed: Feed,
     _dir: TempDir,
     supervisor: Supervisor,
 }
@@ -105,6 +109,7 @@ impl Admin {
         };
         let bound: SocketAddr = bound.parse().unwrap();
         let draining = Draining::default();
+        let feed = Feed::new(&metrics);
         let access = Access::new(bound, Arc::new(|token| token == TOKEN), vec!["tide.example".to_owned()]);
         let access = more(access, dir.path(), &metrics);
         let state = api::State {
@@ -119,6 +124,7 @@ impl Admin {
             gateway: "http://127.0.0.1:8080".to_owned(),
             supervisors: vec![supervisor.clone()],
             draining: draining.clone(),
+            feed: feed.clone(),
             started: Instant::now(),
             access,
         };
@@ -132,8 +138,18 @@ impl Admin {
             }),
             gateway: "http://127.0.0.1:8080".to_owned(),
             compare_share: 0.0,
+            host: Arc::new(dashboard::Host {
+                blocks: blocks.clone(),
+                config: serde_json::json!({"gateway": "127.0.0.1:8080", "limits": {"drain-timeout": "30s"}}),
+                data_dir: dir.path().to_owned(),
+                supervisors: vec![supervisor.clone()],
+                started: Instant::now(),
+                started_at: std::time::SystemTime::now(),
+                admin: "http://127.0.0.1:8090".to_owned(),
+                peer_addrs: Arc::new(|| vec!["/ip4/127.0.0.1/tcp/4001".to_owned()]),
+            }),
         });
-        Self { router: api::admin_router(state, pages), db, blocks, draining, _dir: dir, supervisor }
+        Self { router: api::admin_router(state, pages), db, blocks, draining, feed, _dir: dir, supervisor }
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {

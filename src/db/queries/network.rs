@@ -146,6 +146,14 @@ pub struct ContentRow {
     pub last_request: i64,
 }
 
+impl ContentRow {
+    /// The requests, decayed, so long after the last one.
+    pub fn decayed(&self, since_last: Duration) -> f64 {
+        let elapsed_us = i64::try_from(since_last.as_micros()).unwrap_or(i64::MAX);
+        crate::db::content::decay(self.requests_decayed, elapsed_us)
+    }
+}
+
 /// A row of `hardware_platforms`.
 #[derive(Debug, Clone, PartialEq, Serialize, FromQueryResult)]
 pub struct HardwareRow {

@@ -158,7 +158,7 @@ impl Database {
 }
 
 impl CacheHits {
-    fn of(t: &Tally) -> Self {
+    pub(super) fn of(t: &Tally) -> Self {
         Self {
             requests: ByTier {
                 memory: t.hits_memory,
