@@ -23,7 +23,7 @@ pub fn check(name: &str, bytes: &[u8]) -> Result<(), String> {
     let hash = cid.hash();
     let key = match (hash.code(), record.public_key) {
         (0, _) => hash.digest(),
-        (0x12, key) if key.is_empty() => return Err("no public key where the name is only its hash".to_owned()),
+        (0x12, []) => return Err("no public key where the name is only its hash".to_owned()),
         (0x12, key) => key,
         (code, _) => return Err(format!("name with hash {code:#x}")),
     };

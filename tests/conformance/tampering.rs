@@ -38,7 +38,7 @@ const MISTAKES: [Mistake; 14] = [
     }),
     ("a CAR with a byte that is wrong", |answer| {
         let has = is(answer, "content-type", "vnd.ipld.car") && last_section(&answer.body).is_some();
-        has && answer.body.last_mut().is_some_and(|byte| flip(byte))
+        has && answer.body.last_mut().is_some_and(flip)
     }),
     ("a range that is off by one", |answer| {
         answer.status == 206 && !answer.body.is_empty() && {

@@ -242,7 +242,7 @@ async fn our_client_and_our_server_understand_each_other() {
     let found: Vec<_> = client.find_providers(&cid).collect().await;
     let expected = Provider { source: RouterKind::Delegated, ..known[0].clone() };
     assert_eq!(found, [Ok(expected.clone())]);
-    assert_eq!(client.find_peer(known[0].peer).await.unwrap(), [expected.clone()]);
+    assert_eq!(client.find_peer(known[0].peer).await.unwrap(), std::slice::from_ref(&expected));
     assert_eq!(client.closest_peers(&cid).await.unwrap(), [expected]);
 
     let (key, name) = new_key();
