@@ -259,7 +259,8 @@ pub async fn publish(Extract(state): Extract<State>, Json(asked): Json<Asked>) -
     if !asked.path.starts_with('/') {
         return Err(Problem::at_pointer("/path", "path is /ipfs/CID[/path] or /ipns/NAME[/path]"));
     }
-    let value = ContentPath::parse_text(&asked.path).map_err(NameError::from)?;
+    let value =
+        ContentPath::parse_text(&asked.path).map_err(|error| Problem::at_pointer("/path", error.to_string()))?;
     let mut publish = Publish::new(value);
     publish.key = asked.key.filter(|key| !key.is_empty());
     if let Some(seconds) = asked.lifetime_s {

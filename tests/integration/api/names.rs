@@ -78,7 +78,7 @@ async fn what_is_wrong_with_a_name_has_its_status() {
         (r#"{"path":"bafkqaaa"}"#, StatusCode::UNPROCESSABLE_ENTITY),
         (r#"{"path":"/ipfs/nonsense"}"#, StatusCode::UNPROCESSABLE_ENTITY),
         (r#"{"path":"/ipfs/bafkqaaa","lifetime_s":1}"#, StatusCode::UNPROCESSABLE_ENTITY),
-        (r#"{"path":"/ipfs/bafkqaaa","key":"../x"}"#, StatusCode::UNPROCESSABLE_ENTITY),
+        (r#"{"path":"/ipfs/bafkqaaa","key":"../x"}"#, StatusCode::BAD_REQUEST),
         (r#"{"path":"/ipfs/bafkqaaa","kye":"x"}"#, StatusCode::UNPROCESSABLE_ENTITY),
     ] {
         admin.post("/api/v1/names", "application/json", asked).await.problem(status);
