@@ -1,6 +1,6 @@
 //! The OpenAPI 3.1 document: what the handlers' annotations say, and what holds for every operation.
 //!
-//! An annotation names what is particular to its operation. [`finish`] adds the rest: operation ids, the problem schema of
+//! An annotation names what is particular to its operation. `finish` adds the rest: operation ids, the problem schema of
 //! every 4xx and 5xx, the errors that any request may meet, ETag and 304 on JSON reads, and the scope a token needs.
 
 use std::sync::OnceLock;

@@ -187,7 +187,7 @@ pub async fn import_car(
 }
 
 /// Several files, symlinks and directories of one import, in shared batches: many small files cost one durable commit
-/// for [`BATCH_BLOCKS`] blocks or [`BATCH_BYTES`] bytes, not one each. Nothing is durable before [`Importer::finish`]
+/// for `BATCH_BLOCKS` blocks or `BATCH_BYTES` bytes, not one each. Nothing is durable before [`Importer::finish`]
 /// returns, except what full batches have stored on the way.
 pub struct Importer<'a> {
     batch: Batch<'a>,

@@ -1,4 +1,4 @@
-//! A delegated router asked over HTTP: `GET {base}/routing/v1/providers/{cid}`; its names and peers are in [`names`].
+//! A delegated router asked over HTTP: `GET {base}/routing/v1/providers/{cid}`; its names and peers are in `names`.
 
 mod names;
 
