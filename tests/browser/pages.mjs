@@ -86,7 +86,7 @@ async function look(started, asked, theme) {
     shown: document.body.innerText,
     ground: getComputedStyle(document.body).backgroundColor,
     nameless: [...document.querySelectorAll("a, button")].filter((e) => e.checkVisibility() && !e.textContent.trim() && !e.getAttribute("aria-label")).length,
-    links: [...document.querySelectorAll("a[href]")].map((a) => a.href),
+    links: [...document.querySelectorAll("a[href]")].map((a) => new URL(a.getAttribute("href"), document.baseURI).href),
     ids: [...document.querySelectorAll("[id]")].map((e) => e.id),
   }));
   check(seen.heading.trim().length > 0, `${where}: has no heading`);

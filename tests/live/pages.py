@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import look  # noqa: E402
 from tidegate import Server, request  # noqa: E402
-from traffic import NOWHERE, Traffic, native_lab, wait_for_peers  # noqa: E402
+from traffic import LARGE, NOWHERE, Traffic, native_lab, wait_for_peers  # noqa: E402
 
 SIZES = [20_000] * 40 + [900_000] * 12 + [5_000_000] * 6
 UNKNOWN_PEER = "12D3KooWGzBXWNvHpLALvTgHZZw3Lr8Yr1AGGrYBkKUq2DUGzHcm"
@@ -40,13 +40,20 @@ def pages_of_empty(server):
         page(server, "peer-unknown", f"/peers/{UNKNOWN_PEER}", "overview", status=404),
         page(server, "topology", "/topology", "offline", "--peer"),
         page(server, "content", "/content", "No request needed a block in this window.", "Not enough data.", "Nothing is pinned.", example),
-        page(server, "webgpu", "/webgpu", "No browser has been measured yet.", "tidegate gpu bench", "Model: CID of a folder"),
+        page(server, "webgpu", "/webgpu", "No browser has been measured yet.", "gpu bench --submit", "Model: CID of a folder"),
         page(server, "reports", "/reports", "no data", "No run is stored yet."),
         page(server, "system", "/system", "Needs attention", "SQLite", server.gateway),
         page(server, "api", "/api", "GET", "/api/v1/retrievals", "OpenAPI 3.1", "Problem"),
         page(server, "not-found", "/no-such-page", "overview", status=404),
+    ]
+
+
+def gateway_of_empty(server):
+    """Apart from the others: what is asked of the gateway is on their pages."""
+    nowhere = f"/ipfs/{NOWHERE}"
+    return [
         page(server, "gateway-home", "/", "An IPFS gateway", "?format=car", gateway=True),
-        page(server, "gateway-listing", "/ipfs/bafybeiczsscdsbs7ffqz55asqdf3smv6klcw3gofszvwlyarci47bgf354/", "Index of /ipfs/", "This directory is empty.", gateway=True),
+        page(server, "gateway-not-here", nowhere, "404 Not Found", NOWHERE, "offline", gateway=True, status=404),
         page(server, "gateway-error", "/ipfs/not-a-cid", "400 Bad Request", gateway=True, status=400),
     ]
 
@@ -63,7 +70,7 @@ def pages_of_filled(server, traffic, with_gpu):
     failed = retrieval_of(server, NOWHERE)
     return [
         page(server, "overview", "/", "Where requests were answered from", "Latest retrievals", "memory", *short(last), "/s", "Pairs"),
-        page(server, "retrievals", "/retrievals", *short(last), "optimized", "standard"),
+        page(server, "retrievals", "/retrievals", *short(last), "optimised", "standard"),
         page(server, "retrievals-filtered", f"/retrievals?cid={NOWHERE}", *short(NOWHERE)),
         page(server, "retrieval", f"/retrievals/{traffic.stalled}", *short(last), *short(peer), "Where the time went", "% from", "stalled", "Events"),
         page(server, "retrieval-failed", f"/retrievals/{failed}", *short(NOWHERE), "Where the time went"),
@@ -128,7 +135,7 @@ def figures(server, traffic):
     root = ElementTree.fromstring(xml)
     assert len(root.findall(".//{*}node")) == len(graph["nodes"]) and len(root.findall(".//{*}edge")) == len(graph["edges"])
     item = server.api("GET", f"retrievals/{traffic.stalled}")[1]
-    assert item["bytes"] == 60_000_000, item
+    assert item["bytes"] == LARGE, item
     hits = json.loads(request(server.admin, "GET", "/content?window=1h&format=json&table=hits")[2])["rows"]
     assert sum(row["requests_miss"] for row in hits) >= len(traffic.sizes), "each first fetch is a miss"
     assert sum(row["requests_memory"] for row in hits) >= len(traffic.sizes), "the second fetches are hits"
@@ -143,7 +150,7 @@ def main():
     with tempfile.TemporaryDirectory() as tmp:
         root = Path(tmp)
         with Server(root / "empty", "--offline") as server:
-            passed += look(server, pages_of_empty(server), behaviour=True)
+            passed += look(server, pages_of_empty(server), behaviour=True) & look(server, gateway_of_empty(server))
             assert server.stop() == 0
         with Traffic(root, SIZES) as traffic:
             with Server(root / "filled", *traffic.arguments, "--compare-share", "0.5") as server:
