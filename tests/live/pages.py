@@ -60,7 +60,7 @@ def gateway_of_empty(server):
 
 def short(identifier):
     """As filters::short prints it: the ends are enough to find it by."""
-    return identifier[:6], identifier[-4:]
+    return identifier[:6], identifier[-5:]
 
 
 def pages_of_filled(server, traffic, with_gpu):
@@ -72,18 +72,18 @@ def pages_of_filled(server, traffic, with_gpu):
         page(server, "overview", "/", "Where requests were answered from", "Latest retrievals", "memory", *short(last), "/s", "Pairs"),
         page(server, "retrievals", "/retrievals", *short(last), "optimised", "standard"),
         page(server, "retrievals-filtered", f"/retrievals?cid={NOWHERE}", *short(NOWHERE)),
-        page(server, "retrieval", f"/retrievals/{traffic.stalled}", *short(last), *short(peer), "Where the time went", "% from", "stalled", "Events"),
+        page(server, "retrieval", f"/retrievals/{traffic.stalled}", *short(last), *short(peer), "Where the time went", "stalled", "asked elsewhere", "Events"),
         page(server, "retrieval-failed", f"/retrievals/{failed}", *short(NOWHERE), "Where the time went"),
         page(server, "peers", "/peers", "kubo/0.43.0", *short(peer), "connected", "100 %"),
         page(server, "peer", f"/peers/{peer}", "kubo/0.43.0", "Best rate of each attempt", "/ipfs/bitswap/1.2.0", "127.0.0.1", peer),
         page(server, "topology", "/topology", *short(peer), "Connected to 2 peers now", "Betweenness", "RTT cluster"),
         page(server, "content", "/content?window=1h", "By requests", "half of the memory cache", *short(traffic.cids[0]), "Tiers now"),
         page(server, "webgpu", "/webgpu", *lab),
-        page(server, "reports", "/reports?type=ipfs", "Median", "standard", "optimized"),
-        page(server, "reports-p2p", "/reports?type=p2p", "kubo/0.43.0"),
+        page(server, "reports", "/reports?type=ipfs", "median", "standard", "optimised"),
+        page(server, "reports-p2p", "/reports?type=p2p", *traffic.peers, "peer_count"),
         page(server, "reports-webgpu", "/reports?type=webgpu", "llvmpipe" if with_gpu else "no data"),
         page(server, "reports-cross-platform", "/reports?type=cross-platform", "native" if with_gpu else "no data"),
-        page(server, "system", "/system", "SQLite", "Needs attention", server.gateway, "ready"),
+        page(server, "system", "/system", "SQLite", "Needs attention", server.gateway, "db-writer", "Answers since"),
         page(server, "api", "/api", "/api/v1/retrievals", "curl"),
         page(server, "gateway-home", "/", "An IPFS gateway", gateway=True),
         page(server, "gateway-listing", f"/ipfs/{traffic.tree}/", "Index of /ipfs/", "chapter-07.txt", "docs", "Download as TAR", gateway=True),
