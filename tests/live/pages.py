@@ -53,7 +53,7 @@ def gateway_of_empty(server):
     nowhere = f"/ipfs/{NOWHERE}"
     return [
         page(server, "gateway-home", "/", "An IPFS gateway", "?format=car", gateway=True),
-        page(server, "gateway-not-here", nowhere, "404 Not Found", NOWHERE, "offline", gateway=True, status=404),
+        page(server, "gateway-not-here", nowhere, "404 Not Found", NOWHERE, "Providers found", gateway=True, status=404),
         page(server, "gateway-error", "/ipfs/not-a-cid", "400 Bad Request", gateway=True, status=400),
     ]
 
