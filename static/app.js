@@ -100,6 +100,11 @@
       say();
     }
 
+    // On a phone the menu scrolls sideways: the page that is open is in sight.
+    const open = $(".bar nav [aria-current]");
+    const menu = open?.closest("ul");
+    if (menu && menu.scrollWidth > menu.clientWidth) menu.scrollLeft = open.offsetLeft - menu.offsetLeft - (menu.clientWidth - open.offsetWidth) / 2;
+
     // What scrolls sideways is reached by keys; what does not is no stop on the way. Drawings say so themselves.
     const stops = () => {
       for (const box of document.querySelectorAll(".scroll:not([data-stop=never])")) {

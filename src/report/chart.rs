@@ -75,12 +75,15 @@ fn intervals(table: &Table, label: &[&str], series: &[Series]) -> Drawn {
         let _ = write!(
             out,
             "<circle class=\"{}\" cx=\"{at}\" cy=\"12\" r=\"5\"/><text x=\"{}\" y=\"16\">{}</text>",
-            FILLS[i % 4],
+            FILLS[colour(s.name, i)],
             at + 10.0,
             escape(s.name)
         );
     }
-    let unit = series.first().map(|s| heading(table, s.median)).unwrap_or_default();
+    let unit = series.first().map(|s| (s, heading(table, s.median)));
+    // What all of them are, not whose the first is.
+    let unit = unit.map(|(s, text)| text.strip_prefix(&format!("{}, ", s.name)).map_or(text.clone(), str::to_owned));
+    let unit = unit.unwrap_or_default();
     let axis = if logarithmic { "logarithmic" } else { "linear" };
     let _ = write!(out, "<text class=\"end\" x=\"{}\" y=\"16\">{}; {axis}</text>", WIDTH - 4.0, escape(&unit));
     for (i, (label, spans)) in rows.iter().enumerate() {
@@ -91,10 +94,10 @@ fn intervals(table: &Table, label: &[&str], series: &[Series]) -> Drawn {
             let _ = write!(
                 out,
                 "<line class=\"interval {}\" x1=\"{}\" x2=\"{}\" y1=\"{y}\" y2=\"{y}\"/><circle class=\"{}\" cx=\"{}\" cy=\"{y}\" r=\"4.5\"/>",
-                STROKES[j % 4],
+                STROKES[colour(series[j].name, j)],
                 x(*low),
                 x(*high),
-                FILLS[j % 4],
+                FILLS[colour(series[j].name, j)],
                 x(*median)
             );
         }
@@ -102,6 +105,15 @@ fn intervals(table: &Table, label: &[&str], series: &[Series]) -> Drawn {
         let _ = write!(out, "<text x=\"{}\" y=\"{}\">{}</text>", RIGHT + 14.0, y + 4.0, words.join(" / "));
     }
     Some((40.0 + ROW * rows.len() as f64, out))
+}
+
+/// Which of the four colours: the policies have the same ones as on the Overview page.
+fn colour(series: &str, at: usize) -> usize {
+    match series {
+        "optimised" => 0,
+        "standard" => 1,
+        _ => at % 4,
+    }
 }
 
 fn bars(table: &Table, label: &[&str], value: &str) -> Drawn {

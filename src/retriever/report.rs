@@ -307,7 +307,8 @@ impl Part {
     fn attempt(&self, peer: PeerId) -> Attempt {
         let (outcome, error_kind) = match self {
             Self { corrupt: true, .. } => (AttemptOutcome::Corrupt, Some("wrong block".to_owned())),
-            Self { stalled: true, .. } => (AttemptOutcome::Stalled, Some("no bytes".to_owned())),
+            Self { stalled: true, blocks: 0, .. } => (AttemptOutcome::Stalled, Some("no bytes".to_owned())),
+            Self { stalled: true, .. } => (AttemptOutcome::Stalled, Some("no more bytes".to_owned())),
             Self { blocks: 1.., .. } => (AttemptOutcome::Delivered, self.broken.map(str::to_owned)),
             Self { unreachable: Some(error), .. } => (AttemptOutcome::Unreachable, Some(error.clone())),
             Self { broken: Some(kind), .. } => (AttemptOutcome::Error, Some((*kind).to_owned())),

@@ -66,11 +66,12 @@ def short(identifier):
 def pages_of_filled(server, traffic, with_gpu):
     """What each page must say about the traffic that was made."""
     last, peer = traffic.large, traffic.peers[0]
+    latest = server.api("GET", "retrievals?limit=1")[1]["items"][0]["cid"]
     lab = ["llvmpipe", "software", "verified", "16x16x1", "without a browser", "Shader compilation"] if with_gpu else ["No browser has been measured yet."]
     failed = retrieval_of(server, NOWHERE)
     return [
-        page(server, "overview", "/", "Where requests were answered from", "Latest retrievals", "memory", *short(last), "/s", "Pairs"),
-        page(server, "retrievals", "/retrievals", *short(last), "optimised", "standard"),
+        page(server, "overview", "/", "Where requests were answered from", "Latest retrievals", "Memory", *short(latest), "/s", "Pairs"),
+        page(server, "retrievals", "/retrievals", *short(latest), "optimised", "standard"),
         page(server, "retrievals-filtered", f"/retrievals?cid={NOWHERE}", *short(NOWHERE)),
         page(server, "retrieval", f"/retrievals/{traffic.stalled}", *short(last), *short(peer), "Where the time went", "stalled", "asked elsewhere", "Events"),
         page(server, "retrieval-failed", f"/retrievals/{failed}", *short(NOWHERE), "Where the time went"),
@@ -81,7 +82,7 @@ def pages_of_filled(server, traffic, with_gpu):
         page(server, "webgpu", "/webgpu", *lab),
         page(server, "reports", "/reports?type=ipfs", "median", "standard", "optimised"),
         page(server, "reports-p2p", "/reports?type=p2p", *traffic.peers, "peer_count"),
-        page(server, "reports-webgpu", "/reports?type=webgpu", "llvmpipe" if with_gpu else "no data"),
+        page(server, "reports-webgpu", "/reports?type=webgpu", *(["wgpu", "software adapter", "attention · 16x16x1"] if with_gpu else ["no data"])),
         page(server, "reports-cross-platform", "/reports?type=cross-platform", "native" if with_gpu else "no data"),
         page(server, "system", "/system", "SQLite", "Needs attention", server.gateway, "db-writer", "Answers since"),
         page(server, "api", "/api", "/api/v1/retrievals", "curl"),
