@@ -6,9 +6,12 @@
 mod server;
 mod wire;
 
+#[cfg(test)]
+mod server_tests;
+
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -132,20 +135,21 @@ impl Shared {
 pub struct Adversary {
     shared: Arc<Shared>,
     pub peer_id: String,
+    /// Where it listens: QUIC and TCP.
+    pub listens: Vec<String>,
 }
 
 impl Adversary {
-    /// Listens on port 4001 of `address`, as all providers do.
-    pub fn start(namespace: &Namespace, kind: Kind, address: &str, link: LinkSpec) -> io::Result<Self> {
-        let address: IpAddr = address.parse().map_err(io::Error::other)?;
+    /// Listens on `address` in `namespace`, or where this process is.
+    pub fn start(namespace: Option<&Namespace>, kind: Kind, address: SocketAddr, link: LinkSpec) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             kind,
             blocks: Mutex::default(),
             account: Mutex::new(Account::new(link)),
             generation: tokio::sync::watch::Sender::new(0),
         });
-        let peer_id = server::start(namespace, shared.clone(), address)?;
-        Ok(Self { shared, peer_id })
+        let (peer_id, listens) = server::start(namespace, shared.clone(), address)?;
+        Ok(Self { shared, peer_id, listens })
     }
 
     /// Takes the blocks of a CAR in. `honest`: it will serve these as a good peer does.

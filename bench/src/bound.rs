@@ -58,13 +58,7 @@ pub fn file(bytes: u64, links: &[LinkSpec], access_mbit: Option<f64>) -> f64 {
 
 /// The bound of a transfer whose links change when `share` of it has arrived: T_k of that share, then the rest at the
 /// rates of `after`, which flow already.
-pub fn changed(
-    bytes: u64,
-    share: f64,
-    before: &[LinkSpec],
-    after: &[LinkSpec],
-    access_mbit: Option<f64>,
-) -> f64 {
+pub fn changed(bytes: u64, share: f64, before: &[LinkSpec], after: &[LinkSpec], access_mbit: Option<f64>) -> f64 {
     let first = (share * bytes as f64) as u64;
     let rate = after.iter().map(|link| link.mbit).sum::<f64>().min(access_mbit.unwrap_or(f64::INFINITY));
     let rest = (bytes - first) as f64 * 8.0 / (rate * 1e6 * GOODPUT);

@@ -131,7 +131,8 @@ impl Contender for Gateway {
             Inside::Tidegate(admin) => {
                 let host = admin;
                 let text = self.namespace.run(move || client::text(host, "/metrics")).ok()?;
-                let line = text.lines().find(|line| line.split(' ').next().is_some_and(|name| name.ends_with(DUPLICATES)))?;
+                let line =
+                    text.lines().find(|line| line.split(' ').next().is_some_and(|name| name.ends_with(DUPLICATES)))?;
                 line.rsplit(' ').next()?.parse().ok()
             }
         }

@@ -15,7 +15,8 @@ pub struct Busy {
 /// `None`: the kernel does not tell.
 pub fn busy() -> Option<Busy> {
     let text = fs::read_to_string("/proc/stat").ok()?;
-    let ticks: Vec<u64> = text.lines().next()?.split_whitespace().skip(1).filter_map(|tick| tick.parse().ok()).collect();
+    let ticks: Vec<u64> =
+        text.lines().next()?.split_whitespace().skip(1).filter_map(|tick| tick.parse().ok()).collect();
     // user nice system idle iowait irq softirq steal (proc(5)); guests are in user already.
     let all = ticks.iter().take(8).sum();
     let idle: u64 = ticks.get(3)? + ticks.get(4)?;

@@ -85,7 +85,10 @@ fn line(text: &mut String, parts: std::fmt::Arguments<'_>) {
 
 fn head(text: &mut String, run: &Run) {
     line(text, format_args!("# Benchmark run {}\n", run.id));
-    line(text, format_args!("`{}`, seed {}; providers: {}, over {}.", run.command, run.seed, run.providers, run.transport));
+    line(
+        text,
+        format_args!("`{}`, seed {}; providers: {}, over {}.", run.command, run.seed, run.providers, run.transport),
+    );
     line(text, format_args!("{}; TCP congestion control {}.\n", run.machine, run.congestion_control));
     line(text, format_args!("| contender | version | timed |\n|---|---|---|"));
     for (name, version, remark) in &run.contenders {
@@ -122,8 +125,10 @@ fn six_rows(text: &mut String, run: &Run, cells: &[Cell]) {
     );
     for scenario in ["small", "medium", "large", "multi", "cold"] {
         for standard in STANDARDS {
-            let pairs: Vec<(&Cell, &Cell)> = pairs_of(cells, standard).filter(|(ours, _)| ours.scenario == scenario).collect();
-            let mean = |value: &dyn Fn(&Cell, &Cell) -> Option<f64>| geometric(pairs.iter().filter_map(|(a, b)| value(a, b)));
+            let pairs: Vec<(&Cell, &Cell)> =
+                pairs_of(cells, standard).filter(|(ours, _)| ours.scenario == scenario).collect();
+            let mean =
+                |value: &dyn Fn(&Cell, &Cell) -> Option<f64>| geometric(pairs.iter().filter_map(|(a, b)| value(a, b)));
             let ours = mean(&|ours, _| Some(ours.total_ms?.p50));
             let theirs = mean(&|_, theirs| Some(theirs.total_ms?.p50));
             let Some((ours, theirs)) = ours.zip(theirs) else { continue };
@@ -202,7 +207,12 @@ fn pairs_of<'a>(cells: &'a [Cell], standard: &'a str) -> impl Iterator<Item = (&
 
 fn warm(text: &mut String, warm: &[Warm]) {
     line(text, format_args!("\n## Warm cache, loopback, wrk with one thread\n"));
-    line(text, format_args!("| size | connections | contender | p50 µs | p99 µs | requests/s | MB/s |\n|---|---|---|---|---|---|---|"));
+    line(
+        text,
+        format_args!(
+            "| size | connections | contender | p50 µs | p99 µs | requests/s | MB/s |\n|---|---|---|---|---|---|---|"
+        ),
+    );
     for one in warm {
         let Warm { contender, bytes, connections, p50_us, p99_us, requests_per_s, .. } = one;
         let rate = requests_per_s * *bytes as f64 / 1e6;
@@ -219,7 +229,10 @@ fn warm(text: &mut String, warm: &[Warm]) {
 fn gate_rows(text: &mut String, gates: &[Gate]) {
     line(text, format_args!("\n## Gates\n"));
     let held = gates.iter().filter(|gate| gate.holds).count();
-    line(text, format_args!("{held} of {} hold.\n\n| cell | wanted | measured | holds |\n|---|---|---|---|", gates.len()));
+    line(
+        text,
+        format_args!("{held} of {} hold.\n\n| cell | wanted | measured | holds |\n|---|---|---|---|", gates.len()),
+    );
     for Gate { cell, wanted, measured, holds } in gates {
         line(text, format_args!("| {cell} | {wanted} | {measured} | {} |", if *holds { "yes" } else { "**no**" }));
     }
@@ -379,11 +392,8 @@ pub mod tests {
 
     #[test]
     fn the_six_rows_compare_with_both_standards_and_name_who_wins() {
-        let samples = [
-            sample(OPTIMIZED, 60.0, None),
-            sample("tidegate-standard", 120.0, None),
-            sample("kubo", 50.0, None),
-        ];
+        let samples =
+            [sample(OPTIMIZED, 60.0, None), sample("tidegate-standard", 120.0, None), sample("kubo", 50.0, None)];
         let text = markdown(&run(), &cells(&samples, 1));
         assert!(text.contains("| small | kubo | 1 | 50 | 60 | -20 % | 1.16 | 0.97 | 0.83 |"), "{text}");
         assert!(text.contains("| small | tidegate-standard | 1 | 120 | 60 | 50 % |"), "{text}");

@@ -26,6 +26,7 @@ const WARM_UP_BYTES: u64 = 5_000_000;
 /// After the last byte: losers of a hedge still come down, and they belong to this fetch.
 const SETTLE: Duration = Duration::from_millis(300);
 
+#[derive(Debug, Clone)]
 pub struct Options {
     pub contenders: Vec<String>,
     pub providers: Providers,
@@ -70,7 +71,10 @@ impl Gathered {
 /// Everything of `scenarios` on one set of links.
 pub fn link_set(set: &LinkSet, scenarios: &[Scenario], options: &Options, out: &mut Gathered) -> io::Result<()> {
     let links: Vec<String> = set.links.iter().map(ToString::to_string).collect();
-    eprintln!("links {}: {}", set.name, links.join(", "));
+    eprintln!("links {}: {} (Mbit/s / round trip ms)", set.name, links.join(", "));
+    if scenarios.contains(&Scenario::Unseen) {
+        out.notes.push(format!("{}: {}; transport {:?}.", set.name, links.join(", "), options.transport));
+    }
     let needs_web = options.contenders.iter().any(|name| name == "aria2" || name == "nginx-warm");
     let mut world = World::new(set, options, needs_web)?;
     out.self_tests.push((set.name.clone(), world.star.self_test(options.fill, &set.dead())?));
@@ -144,7 +148,8 @@ fn transfers(
             // Everyone goes first equally often.
             let place = (turn + iteration) % contenders.len();
             let contender = contenders[place].as_mut();
-            let fresh = Sample { bound_ms, ..Sample::new(scenario, &world.set.name, bytes, contender.name(), iteration) };
+            let fresh =
+                Sample { bound_ms, ..Sample::new(scenario, &world.set.name, bytes, contender.name(), iteration) };
             let sample = measure(world, contender, &made.content, fresh, options);
             contender.check()?;
             if sample.error.is_none() {
@@ -179,8 +184,7 @@ fn measure(
     let wire = world.star.emulator.totals().down_bytes() - wire;
     sample.wire_ratio = Some(wire as f64 / content.bytes.max(1) as f64);
     sample.cpu_ms = contender.cpu().zip(cpu).map(|(after, before)| Sample::ms(after.saturating_sub(before)));
-    sample.duplicate_bytes =
-        contender.duplicates().zip(duplicates).map(|(after, before)| after.saturating_sub(before));
+    sample.duplicate_bytes = contender.duplicates().zip(duplicates).map(|(after, before)| after.saturating_sub(before));
     sample.peak_memory = contender.peak_memory();
     match fetched.and_then(|fetched| verify(content, fetched)) {
         Ok(fetched) => {
@@ -206,7 +210,11 @@ fn measure(
 
 fn verify(content: &Content, fetched: Fetched) -> io::Result<Fetched> {
     if fetched.status != 200 {
-        return Err(io::Error::other(format!("answered {} after {:.1} s", fetched.status, fetched.total.as_secs_f64())));
+        return Err(io::Error::other(format!(
+            "answered {} after {:.1} s",
+            fetched.status,
+            fetched.total.as_secs_f64()
+        )));
     }
     if fetched.sha256 != content.sha256 {
         return Err(io::Error::other(format!("wrong bytes: {} of {}", fetched.bytes, content.bytes)));
@@ -229,8 +237,7 @@ fn warm_up(world: &mut World, contenders: &mut [Box<dyn Contender>]) -> io::Resu
 /// The cell that just ended, on standard error.
 fn tell(out: &Gathered, scenario: Scenario, links: &str, bytes: u64, fault: Option<&str>) {
     let here = |sample: &&Sample| {
-        (sample.scenario, sample.links.as_str(), sample.bytes, sample.fault)
-            == (scenario.as_str(), links, bytes, fault)
+        (sample.scenario, sample.links.as_str(), sample.bytes, sample.fault) == (scenario.as_str(), links, bytes, fault)
     };
     let of: Vec<Sample> = out.samples.iter().filter(here).cloned().collect();
     for cell in crate::cell::cells(&of, 1) {

@@ -89,7 +89,8 @@ impl World {
             let address = Star::address(place);
             ends.push(match (end, options.providers) {
                 (End::Adversary(kind), _) => {
-                    Place::Adversary(Adversary::start(namespace, *kind, &address, set.links[place])?)
+                    let address = format!("{address}:4001").parse().map_err(io::Error::other)?;
+                    Place::Adversary(Adversary::start(Some(namespace), *kind, address, set.links[place])?)
                 }
                 (End::Dead, _) => {
                     star.emulator.change(Change::Cut(place, true));

@@ -1,13 +1,14 @@
 //! The server of an adversary: a libp2p node in its namespace, one task a stream, one writer a peer.
+#![expect(clippy::disallowed_methods, reason = "the bench has no supervisor: tasks end with their node's thread")]
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
-use libp2p::swarm::{NetworkBehaviour, Stream};
+use libp2p::swarm::{NetworkBehaviour, Stream, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, SwarmBuilder, identify, noise, ping, tcp, yamux};
 use prost::Message as _;
 use tokio::sync::{mpsc, watch};
@@ -16,7 +17,7 @@ use super::wire::{MAX_MESSAGE, Message};
 use super::{Held, Kind, Shared, is_bad};
 use crate::net::namespace::Namespace;
 
-const BITSWAP: StreamProtocol = StreamProtocol::new("/ipfs/bitswap/1.2.0");
+pub(super) const BITSWAP: StreamProtocol = StreamProtocol::new("/ipfs/bitswap/1.2.0");
 /// Requests of one peer that wait; more are not answered.
 const QUEUE: usize = 16_384;
 /// Of a block, before a staller is silent.
@@ -34,14 +35,16 @@ struct Node {
     streams: libp2p_stream::Behaviour,
 }
 
-/// Starts a node whose sockets are in `namespace`; its thread ends with the process. Tells its peer id.
-pub(super) fn start(namespace: &Namespace, shared: Arc<Shared>, address: IpAddr) -> io::Result<String> {
+/// Its peer id, and where it listens.
+type Started = (String, Vec<String>);
+
+/// Starts a node whose sockets are in `namespace`; its thread ends with the process.
+pub(super) fn start(namespace: Option<&Namespace>, shared: Arc<Shared>, address: SocketAddr) -> io::Result<Started> {
     let (ready, started) = std::sync::mpsc::sync_channel(1);
-    let namespace = namespace.clone();
+    let namespace = namespace.cloned();
     std::thread::Builder::new().name("adversary".to_owned()).spawn(move || {
-        let runtime = namespace
-            .enter()
-            .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build());
+        let entered = namespace.map_or(Ok(()), |namespace| namespace.enter());
+        let runtime = entered.and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build());
         match runtime {
             Ok(runtime) => runtime.block_on(async {
                 if let Err(error) = serve(shared, address, &ready).await {
@@ -56,8 +59,8 @@ pub(super) fn start(namespace: &Namespace, shared: Arc<Shared>, address: IpAddr)
 
 async fn serve(
     shared: Arc<Shared>,
-    address: IpAddr,
-    ready: &std::sync::mpsc::SyncSender<io::Result<String>>,
+    address: SocketAddr,
+    ready: &std::sync::mpsc::SyncSender<io::Result<Started>>,
 ) -> io::Result<()> {
     let mut swarm = SwarmBuilder::with_new_identity()
         .with_tokio()
@@ -72,21 +75,22 @@ async fn serve(
         .map_err(io::Error::other)?
         .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(3_600)))
         .build();
-    for text in [format!("/ip4/{address}/udp/4001/quic-v1"), format!("/ip4/{address}/tcp/4001")] {
+    let (ip, port) = (address.ip(), address.port());
+    for text in [format!("/ip4/{ip}/udp/{port}/quic-v1"), format!("/ip4/{ip}/tcp/{port}")] {
         let address: Multiaddr = text.parse().map_err(io::Error::other)?;
         swarm.listen_on(address).map_err(io::Error::other)?;
     }
     let control = swarm.behaviour().streams.new_control();
     let mut incoming = control.clone().accept(BITSWAP).map_err(io::Error::other)?;
-    let mut listening = 0;
+    let mut listening = Vec::new();
     let writers = Arc::new(Writers { shared, control, queues: Mutex::default() });
     loop {
         tokio::select! {
             event = swarm.select_next_some() => {
-                if matches!(event, libp2p::swarm::SwarmEvent::NewListenAddr { .. }) {
-                    listening += 1;
-                    if listening == 2 {
-                        let _ = ready.try_send(Ok(swarm.local_peer_id().to_string()));
+                if let SwarmEvent::NewListenAddr { address, .. } = event {
+                    listening.push(address.to_string());
+                    if listening.len() == 2 {
+                        let _ = ready.try_send(Ok((swarm.local_peer_id().to_string(), listening.clone())));
                     }
                 }
             }
@@ -152,7 +156,7 @@ async fn read(writers: &Writers, peer: PeerId, mut stream: Stream) -> io::Result
     }
 }
 
-async fn length(stream: &mut Stream) -> io::Result<usize> {
+pub(super) async fn length(stream: &mut Stream) -> io::Result<usize> {
     let mut value = 0usize;
     for shift in [0, 7, 14, 21] {
         let mut byte = [0];

@@ -19,6 +19,7 @@ use crate::process::Process;
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 /// Ports of the first daemon; each further one takes the next pair, as several contenders share a namespace.
 const FIRST_PORT: u16 = 18_000;
+const FIRST_SWARM_PORT: u16 = 4_101;
 
 /// A Kubo daemon in a namespace.
 pub struct Kubo {
@@ -125,7 +126,10 @@ impl Kubo {
 
     /// Ends the connections to a peer.
     pub fn disconnect(&self, peer_id: &str) -> io::Result<()> {
-        succeed("ipfs swarm disconnect", &self.cli().args(["swarm", "disconnect", &format!("/p2p/{peer_id}")]).output()?)
+        succeed(
+            "ipfs swarm disconnect",
+            &self.cli().args(["swarm", "disconnect", &format!("/p2p/{peer_id}")]).output()?,
+        )
     }
 
     /// All blocks of a DAG as a CAR.
@@ -156,7 +160,10 @@ pub fn contender(
     transport: Transport,
 ) -> io::Result<Gateway> {
     // A port of its own: a peer that joins later dials it.
-    let listen = transport.addresses("0.0.0.0").iter().map(|address| address.replace("4001", "4101")).collect::<Vec<_>>();
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let port = FIRST_SWARM_PORT + NEXT.fetch_add(1, Ordering::Relaxed) % 1_000;
+    let mut listen = transport.addresses("0.0.0.0");
+    listen.iter_mut().for_each(|address| *address = address.replace("4001", &port.to_string()));
     let kubo = Kubo::start(namespace, scratch, &listen, None)?;
     for peer in providers.iter().filter(|peer| !peer.dead) {
         // One address is enough: Kubo prefers QUIC when both are known.

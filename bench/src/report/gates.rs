@@ -68,7 +68,8 @@ fn of_cell(cell: &Cell, cells: &[Cell], gates: &mut Vec<Gate>) {
                 "D" => 20.0,
                 _ => 40.0,
             };
-            if let Some((total, bound)) = cell.total_ms.zip(cell.bound_ms).filter(|_| ["A", "D", "E"].contains(&links)) {
+            if let Some((total, bound)) = cell.total_ms.zip(cell.bound_ms).filter(|_| ["A", "D", "E"].contains(&links))
+            {
                 gates.push(at_most(&name, "p99 ms (2 T_k + 1 RTT)", total.p99, 2.0 * bound + rtt));
             }
         }
@@ -80,7 +81,8 @@ fn of_cell(cell: &Cell, cells: &[Cell], gates: &mut Vec<Gate>) {
                 gates.push(at_most(&name, "CPU of Kubo's", ours / theirs, 0.5));
             }
             let aria2 = cells.iter().find(|other| other.contender == "aria2" && same(cell, other));
-            if let Some((ours, theirs)) = cell.total_ms.zip(aria2.and_then(|aria2| aria2.total_ms)).filter(|_| links == "D")
+            if let Some((ours, theirs)) =
+                cell.total_ms.zip(aria2.and_then(|aria2| aria2.total_ms)).filter(|_| links == "D")
             {
                 gates.push(at_most(&name, "time of aria2's", ours.p50 / theirs.p50, 0.9));
             }
@@ -202,7 +204,12 @@ mod tests {
             ..Sample::new(Scenario::Unseen, links, 5_000_000, contender, 0)
         };
         let all = cells(
-            &[row("R1.0", OPTIMIZED, 1_000.0), row("R1.0", KUBO, 2_000.0), row("R1.1", OPTIMIZED, 800.0), row("R1.1", KUBO, 700.0)],
+            &[
+                row("R1.0", OPTIMIZED, 1_000.0),
+                row("R1.0", KUBO, 2_000.0),
+                row("R1.1", OPTIMIZED, 800.0),
+                row("R1.1", KUBO, 700.0),
+            ],
             1,
         );
         let told: Vec<(String, bool)> =

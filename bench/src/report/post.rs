@@ -80,7 +80,7 @@ fn transfer(sample: &Sample, policy: &str) -> Value {
     let complete = sample.error.is_none();
     let wire = sample.wire_ratio.map(|ratio| (ratio * sample.bytes as f64) as u64);
     let mut value = json!({
-        "cid": sample.cid, "origin": "bench", "policy": policy, "source": "peer",
+        "cid": sample.cid, "origin": "bench", "policy": policy, "source": "p2p",
         "scenario": format!("{}/{}{fault}", sample.scenario, sample.links),
         "is_simulated": true, "simulation_reason": WHY,
         "outcome": if complete { "complete" } else { "error" }, "cache_state": "miss",
@@ -141,12 +141,25 @@ mod tests {
         let results = results(&run(), &samples, &[], "tidegate-standard");
         assert_eq!(results.len(), 1);
         assert_eq!((&results[0]["success"], &results[0]["test_type"]), (&json!(false), &json!("bench small")));
-        let told: Vec<_> = results[0]["transfers"].as_array().unwrap().iter().map(|transfer| {
-            (transfer["policy"].as_str().unwrap(), transfer["outcome"].as_str().unwrap(), transfer["scenario"].as_str().unwrap())
-        }).collect();
+        let told: Vec<_> = results[0]["transfers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|transfer| {
+                (
+                    transfer["policy"].as_str().unwrap(),
+                    transfer["outcome"].as_str().unwrap(),
+                    transfer["scenario"].as_str().unwrap(),
+                )
+            })
+            .collect();
         assert_eq!(
             told,
-            [("standard", "complete", "small/A"), ("optimized", "complete", "small/A"), ("optimized", "error", "small/A")]
+            [
+                ("standard", "complete", "small/A"),
+                ("optimized", "complete", "small/A"),
+                ("optimized", "error", "small/A")
+            ]
         );
         assert_eq!(results[0]["transfers"][2]["transfer_time_ms"], Value::Null);
     }

@@ -194,11 +194,7 @@ fn late(
 }
 
 /// Eight downloads of 20 MB at once: Jain's index of their rates.
-pub(super) fn fairness(
-    world: &mut World,
-    contenders: &mut [Box<dyn Contender>],
-    out: &mut Gathered,
-) -> io::Result<()> {
+pub(super) fn fairness(world: &mut World, contenders: &mut [Box<dyn Contender>], out: &mut Gathered) -> io::Result<()> {
     for contender in contenders {
         let Some(host) = contender.host() else { continue };
         let made: Vec<_> = (0..8).map(|_| world.file(20_000_000)).collect::<io::Result<_>>()?;

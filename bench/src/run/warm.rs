@@ -82,7 +82,10 @@ pub fn run(sizes: &[u64], options: &Options, out: &mut Gathered) -> io::Result<(
         for ((path, ..), content) in files.iter().zip(&contents) {
             let cid = kubo.add(path)?;
             if cid != content.cid {
-                return Err(io::Error::other(format!("Kubo and Tidegate do not agree on a CID: {cid}, {}", content.cid)));
+                return Err(io::Error::other(format!(
+                    "Kubo and Tidegate do not agree on a CID: {cid}, {}",
+                    content.cid
+                )));
             }
         }
         let gateway = kubo.into_gateway("kubo")?;
@@ -153,7 +156,13 @@ pub fn run(sizes: &[u64], options: &Options, out: &mut Gathered) -> io::Result<(
 fn wrk(client: &Namespace, host: SocketAddr, path: &str, connections: u32, seconds: u64) -> io::Result<Told> {
     let output = client
         .command("wrk")
-        .args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "--latency", &format!("http://{host}{path}")])
+        .args([
+            "-t1",
+            &format!("-c{connections}"),
+            &format!("-d{seconds}s"),
+            "--latency",
+            &format!("http://{host}{path}"),
+        ])
         .output()?;
     succeed("wrk", &output)?;
     told(&String::from_utf8_lossy(&output.stdout))
