@@ -136,6 +136,7 @@ pub struct Adversary {
     shared: Arc<Shared>,
     pub peer_id: String,
     /// Where it listens: QUIC and TCP.
+    #[cfg_attr(not(test), expect(dead_code, reason = "contenders know the star's addresses"))]
     pub listens: Vec<String>,
 }
 

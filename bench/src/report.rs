@@ -328,7 +328,7 @@ fn share(value: Option<f64>) -> String {
 
 fn size(bytes: u64) -> String {
     match bytes {
-        1_000_000.. => format!("{:.4} MB", bytes as f64 / 1e6).replace(".0000", ""),
+        1_000_000.. => format!("{} MB", bytes as f64 / 1e6),
         _ => format!("{} kB", bytes as f64 / 1e3),
     }
 }

@@ -23,8 +23,11 @@ const PRECISION: f64 = 0.05;
 const LEAST: usize = 5;
 /// What is fetched before each cell, so that windows are open.
 const WARM_UP_BYTES: u64 = 5_000_000;
-/// After the last byte: losers of a hedge still come down, and they belong to this fetch.
-const SETTLE: Duration = Duration::from_millis(300);
+/// After the last byte, losers of a hedge still come down slow links: they belong to this fetch, and must not slow the next
+/// contender's. Links are quiet when less than this comes down in this time; no longer than that is waited.
+const QUIET: Duration = Duration::from_millis(300);
+const QUIET_BYTES: u64 = 8_000;
+const QUIET_LIMIT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -180,7 +183,7 @@ fn measure(
     let (cpu, duplicates) = (contender.cpu(), contender.duplicates());
     let wire = world.star.emulator.totals().down_bytes();
     let fetched = contender.fetch(content);
-    std::thread::sleep(SETTLE);
+    settle(world);
     let wire = world.star.emulator.totals().down_bytes() - wire;
     sample.wire_ratio = Some(wire as f64 / content.bytes.max(1) as f64);
     sample.cpu_ms = contender.cpu().zip(cpu).map(|(after, before)| Sample::ms(after.saturating_sub(before)));
@@ -208,6 +211,18 @@ fn measure(
     sample
 }
 
+/// Waits until the links are quiet.
+fn settle(world: &World) {
+    let deadline = Instant::now() + QUIET_LIMIT;
+    loop {
+        let before = world.star.emulator.totals().down_bytes();
+        std::thread::sleep(QUIET);
+        if world.star.emulator.totals().down_bytes() - before < QUIET_BYTES || Instant::now() > deadline {
+            return;
+        }
+    }
+}
+
 fn verify(content: &Content, fetched: Fetched) -> io::Result<Fetched> {
     if fetched.status != 200 {
         return Err(io::Error::other(format!(
@@ -229,6 +244,7 @@ fn warm_up(world: &mut World, contenders: &mut [Box<dyn Contender>]) -> io::Resu
         verify(&made.content, fetched).map_err(|error| {
             io::Error::other(format!("the warm-up of {} on {}: {error}", contender.name(), world.set.name))
         })?;
+        settle(world);
     }
     world.forget(&made);
     Ok(())

@@ -38,7 +38,7 @@ impl Nginx {
             format!(
                 "user root;\nworker_processes 1;\ndaemon off;\npid {dir}/pid;\nerror_log {dir}/error.log;\n\
                  events {{ worker_connections 512; }}\n\
-                 http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000; keepalive_timeout 1h;\n\
+                 http {{ access_log off; sendfile on; keepalive_requests 1000000; keepalive_timeout 1h;\n\
                  client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir}; uwsgi_temp_path {dir}; scgi_temp_path {dir};\n\
                  server {{ listen {address}:{PORT}; root {www}; }} }}\n"
             ),

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::{Gathered, Options, SETTLE, tell, warm_up};
+use super::{Gathered, Options, settle, tell, warm_up};
 use crate::bound;
 use crate::cell::Sample;
 use crate::client::{self, Fetched};
@@ -42,7 +42,7 @@ pub(super) fn run(
                 Ok(_) => (None, Some("wrong bytes".to_owned())),
                 Err(error) => (None, Some(error.to_string())),
             };
-            std::thread::sleep(SETTLE);
+            settle(world);
             let after = contender.duplicates();
             out.samples.push(Sample {
                 cid: made.content.cid.clone(),
