@@ -26,6 +26,8 @@ pub struct Sample {
     /// Payload that arrived more than once, as the contender counts it.
     pub duplicate_bytes: Option<u64>,
     pub peak_memory: Option<u64>,
+    /// Datagrams that came to a full socket in the gateway's namespace and were dropped.
+    pub udp_dropped: Option<u64>,
     /// Why it failed; times are none then, and it counts in no summary.
     pub error: Option<String>,
     /// T_k.
@@ -54,6 +56,7 @@ impl Sample {
             cpu_ms: None,
             duplicate_bytes: None,
             peak_memory: None,
+            udp_dropped: None,
             error: None,
             bound_ms: None,
             adversary_asked: None,
@@ -85,6 +88,8 @@ pub struct Cell {
     /// Mean of duplicate bytes / bytes of content.
     pub duplicate_share: Option<f64>,
     pub peak_memory: Option<u64>,
+    /// Mean.
+    pub udp_dropped: Option<f64>,
     pub bound_ms: Option<f64>,
     /// bound / median total, 0 to 1; at the slowest twentieth too.
     pub efficiency: Option<f64>,
@@ -134,6 +139,7 @@ pub fn cells(samples: &[Sample], seed: u64) -> Vec<Cell> {
                 duplicate_share: mean(&values(|sample| {
                     sample.duplicate_bytes.map(|duplicate| duplicate as f64 / sample.bytes.max(1) as f64)
                 })),
+                udp_dropped: mean(&values(|sample| sample.udp_dropped.map(|count| count as f64))),
                 peak_memory: good.iter().filter_map(|sample| sample.peak_memory).max(),
                 bound_ms,
                 efficiency: bound_ms.zip(total_ms).map(|(bound, total)| bound / total.p50),

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::cell::{Cell, Sample};
 use crate::machine::Machine;
 use crate::run::warm::Warm;
+use crate::stats::Summary;
 use gates::Gate;
 
 /// What a run was, beside its samples.
@@ -243,12 +244,12 @@ fn every_cell(text: &mut String, cells: &[Cell]) {
     line(
         text,
         format_args!(
-            "Times in ms; the interval is the 95 % bootstrap interval of the median; η = bound / p50 (and / p95); wire = bytes \
+            "Times in ms; the interval is the 95 % bootstrap interval of the median; p95 and p99 are the maximum below 20 and 100 samples; η = bound / p50 (and / p95); wire = bytes \
              that came down all links / bytes of content, other contenders' idle connections included; dup = payload that came \
-             again / content, as the contender counts it; CPU is the mean of one fetch; asked = blocks that bad peers were asked \
+             again / content, as the contender counts it; UDP dropped = datagrams that a full socket of the contender lost, the mean of one fetch; CPU likewise; asked = blocks that bad peers were asked \
              for in all fetches, and those of a corrupt peer after its first bad block was there.\n\n\
-             | scenario | links | size | contender | n | failed | bound | p50 | interval | p95 | p99 | TTFB p50 | η | η p95 | wire | dup | CPU ms | peak MiB | asked |\n\
-             |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+             | scenario | links | size | contender | n | failed | bound | p50 | interval | p95 | p99 | TTFB p50 | η | η p95 | wire | dup | UDP dropped | CPU ms | peak MiB | asked |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
         ),
     );
     for cell in cells {
@@ -259,7 +260,7 @@ fn every_cell(text: &mut String, cells: &[Cell]) {
         line(
             text,
             format_args!(
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 title(cell),
                 cell.links,
                 size(cell.bytes),
@@ -269,19 +270,25 @@ fn every_cell(text: &mut String, cells: &[Cell]) {
                 number(cell.bound_ms),
                 number(total.map(|total| total.p50)),
                 total.map_or("–".to_owned(), |total| format!("{:.0}–{:.0}", total.low, total.high)),
-                number(total.map(|total| total.p95)),
-                number(total.map(|total| total.p99)),
+                total.map_or("–".to_owned(), |total| tail(&total, total.p95, 20)),
+                total.map_or("–".to_owned(), |total| tail(&total, total.p99, 100)),
                 number(cell.ttfb_ms.map(|ttfb| ttfb.p50)),
                 share(cell.efficiency),
                 share(cell.efficiency_p95),
                 ratio(cell.wire_ratio),
                 ratio(cell.duplicate_share),
+                number(cell.udp_dropped),
                 cell.cpu_ms.map_or("–".to_owned(), |ms| format!("{ms:.1}")),
                 number(cell.peak_memory.map(|bytes| bytes as f64 / f64::from(1 << 20))),
                 cell.adversary_asked.map_or("–".to_owned(), |asked| format!("{asked}{after}")),
             ),
         );
     }
+}
+
+/// A percentile, or the maximum where there are too few samples for it.
+fn tail(total: &Summary, value: f64, least: usize) -> String {
+    if total.n >= least { format!("{value:.0}") } else { format!("max {:.0}", total.max) }
 }
 
 /// `None`: there is nothing to take the mean of.
@@ -335,14 +342,14 @@ fn size(bytes: u64) -> String {
 
 pub fn csv(samples: &[Sample]) -> String {
     let mut text =
-        "scenario,links,bytes,fault,contender,iteration,cid,total_ms,ttfb_ms,wire_ratio,duplicate_bytes,cpu_ms,peak_memory_bytes,bound_ms,adversary_asked,asked_after_bad,joined_ms,error\n"
+        "scenario,links,bytes,fault,contender,iteration,cid,total_ms,ttfb_ms,wire_ratio,duplicate_bytes,udp_dropped,cpu_ms,peak_memory_bytes,bound_ms,adversary_asked,asked_after_bad,joined_ms,error\n"
             .to_owned();
     for sample in samples {
         let number = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.3}"));
         let count = |value: Option<u64>| value.map_or(String::new(), |value| value.to_string());
         let _ = writeln!(
             text,
-            "{},{},{},{},{},{},{},{:.3},{:.3},{},{},{},{},{},{},{},{},\"{}\"",
+            "{},{},{},{},{},{},{},{:.3},{:.3},{},{},{},{},{},{},{},{},{},\"{}\"",
             sample.scenario,
             sample.links,
             sample.bytes,
@@ -354,6 +361,7 @@ pub fn csv(samples: &[Sample]) -> String {
             sample.ttfb_ms,
             number(sample.wire_ratio),
             count(sample.duplicate_bytes),
+            count(sample.udp_dropped),
             number(sample.cpu_ms),
             count(sample.peak_memory),
             number(sample.bound_ms),
@@ -404,6 +412,6 @@ pub mod tests {
     fn every_line_of_the_samples_has_all_columns() {
         let text = csv(&[sample(OPTIMIZED, 60.0, None), sample("kubo", 0.0, Some("gone"))]);
         let columns: Vec<usize> = text.lines().map(|line| line.split(',').count()).collect();
-        assert_eq!(columns, [18, 18, 18]);
+        assert_eq!(columns, [19, 19, 19]);
     }
 }

@@ -181,9 +181,10 @@ fn measure(
 ) -> Sample {
     sample.cid.clone_from(&content.cid);
     let (cpu, duplicates) = (contender.cpu(), contender.duplicates());
-    let wire = world.star.emulator.totals().down_bytes();
+    let (wire, dropped) = (world.star.emulator.totals().down_bytes(), world.star.udp_dropped());
     let fetched = contender.fetch(content);
     settle(world);
+    sample.udp_dropped = dropped.zip(world.star.udp_dropped()).map(|(before, after)| after.saturating_sub(before));
     let wire = world.star.emulator.totals().down_bytes() - wire;
     sample.wire_ratio = Some(wire as f64 / content.bytes.max(1) as f64);
     sample.cpu_ms = contender.cpu().zip(cpu).map(|(after, before)| Sample::ms(after.saturating_sub(before)));

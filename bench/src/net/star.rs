@@ -89,6 +89,15 @@ impl Star {
         Ok(Self { gateway, providers, links: links.to_vec(), emulator: Arc::new(emulator) })
     }
 
+    /// Datagrams that were dropped so far because a socket of the gateway's namespace was full.
+    pub fn udp_dropped(&self) -> Option<u64> {
+        let text = self.gateway.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).ok()?;
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp:"));
+        let (names, values) = (lines.next()?, lines.next()?);
+        let place = names.split_whitespace().position(|name| name == "RcvbufErrors")?;
+        values.split_whitespace().nth(place)?.parse().ok()
+    }
+
     /// Of the provider at the end of a link.
     pub fn address(place: usize) -> String {
         format!("10.77.{place}.2")

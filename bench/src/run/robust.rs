@@ -70,7 +70,12 @@ pub(super) fn fault(
     let bound_ms = Some(fault.bound(&world.set, bytes) * 1e3);
     for iteration in 0..options.iterations.unwrap_or(if options.quick { 1 } else { 10 }) {
         let made = world.file(bytes)?;
-        for contender in contenders.iter_mut().filter(|contender| contender.host().is_some()) {
+        for turn in 0..contenders.len() {
+            let place = (turn + iteration) % contenders.len();
+            let contender = &mut contenders[place];
+            if contender.host().is_none() {
+                continue;
+            }
             let emulator = world.star.emulator.clone();
             if let Some(loss) = fault.loss() {
                 (1..world.set.links.len()).for_each(|link| emulator.change(Change::Loss(link, loss)));
