@@ -13,6 +13,7 @@ pub struct Sample {
     pub scenario: &'static str,
     pub links: String,
     pub bytes: u64,
+    /// What goes wrong meanwhile, or in which other way the content is asked for.
     pub fault: Option<&'static str>,
     pub contender: String,
     pub cid: String,

@@ -33,6 +33,15 @@ pub fn get(host: SocketAddr, path: &str) -> io::Result<Fetched> {
     connection.get(path)
 }
 
+/// The same, with the body.
+pub fn body(host: SocketAddr, path: &str) -> io::Result<(Fetched, Vec<u8>)> {
+    let stream = TcpStream::connect_timeout(&host, TIMEOUT)?;
+    stream.set_nodelay(true)?;
+    let mut body = Vec::new();
+    let fetched = Connection::new(stream, host)?.fetch(path, Some(&mut body))?;
+    Ok((fetched, body))
+}
+
 /// A connection that is kept.
 pub struct Connection {
     reader: BufReader<TcpStream>,
@@ -47,11 +56,16 @@ impl Connection {
     }
 
     pub fn get(&mut self, path: &str) -> io::Result<Fetched> {
+        self.fetch(path, None)
+    }
+
+    /// `keep`: where the body goes, too.
+    fn fetch(&mut self, path: &str, keep: Option<&mut Vec<u8>>) -> io::Result<Fetched> {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: tidegate-bench\r\n\r\n", self.host);
         let started = Instant::now();
         self.reader.get_mut().write_all(request.as_bytes())?;
         let head = Head::read(&mut self.reader)?;
-        let mut body = Body { hash: Sha256::new(), bytes: 0, first: None, started };
+        let mut body = Body { hash: Sha256::new(), bytes: 0, first: None, started, keep };
         match head.length {
             Some(length) => body.take(&mut self.reader, length)?,
             None if head.chunked => loop {
@@ -110,14 +124,15 @@ fn line(reader: &mut impl BufRead) -> io::Result<String> {
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-struct Body {
+struct Body<'a> {
     hash: Sha256,
     bytes: u64,
     first: Option<Duration>,
     started: Instant,
+    keep: Option<&'a mut Vec<u8>>,
 }
 
-impl Body {
+impl Body<'_> {
     fn take(&mut self, reader: &mut impl BufRead, length: u64) -> io::Result<()> {
         let mut left = length;
         while left > 0 {
@@ -128,6 +143,9 @@ impl Body {
             self.first.get_or_insert_with(|| self.started.elapsed());
             let part = &buffer[..buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
             self.hash.update(part);
+            if let Some(keep) = &mut self.keep {
+                keep.extend_from_slice(part);
+            }
             let length = part.len();
             reader.consume(length);
             left -= length as u64;

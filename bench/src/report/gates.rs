@@ -87,6 +87,11 @@ fn of_cell(cell: &Cell, cells: &[Cell], gates: &mut Vec<Gate>) {
                 gates.push(at_most(&name, "time of aria2's", ours.p50 / theirs.p50, 0.9));
             }
         }
+        "multi" if cell.fault == Some("tar") && links == "A" => {
+            if let Some((ours, theirs)) = cell.total_ms.zip(kubo.and_then(|kubo| kubo.total_ms)) {
+                gates.push(at_most(&name, "time of Kubo's", ours.p50 / theirs.p50, 0.05));
+            }
+        }
         "cold" => {
             if let Some((total, bound)) = cell.total_ms.zip(cell.bound_ms) {
                 gates.push(at_most(&name, "time / bound", total.p50 / bound, 1.5));
