@@ -39,11 +39,7 @@ impl Database {
 
     /// The sum of a window like [`Database::tally`], and the start of its first minute with a request. Whole hours are
     /// read from the hour table: a day is some 24 rows and the minutes at its ends, not 1,440.
-    pub(super) async fn total(
-        &self,
-        window: Window,
-        dimension: Dimension,
-    ) -> Result<(Tally, Option<i64>), DbError> {
+    pub(super) async fn total(&self, window: Window, dimension: Dimension) -> Result<(Tally, Option<i64>), DbError> {
         let window = aligned(window);
         if is_long(window) {
             let series = self.series(window, dimension).await?;
