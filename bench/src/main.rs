@@ -141,7 +141,7 @@ fn missing(why: &str, quick: bool) -> io::Result<ExitCode> {
 fn self_test(name: &str) -> io::Result<ExitCode> {
     for set in link_sets(name)? {
         let star = Star::new(&set.links, set.access_mbit, "bbr", 1)?;
-        for test in star.self_test(true, &[])? {
+        for test in star.self_test(true, &[], true)? {
             println!("{} {}", set.name, serde_json::to_string(&test)?);
         }
     }

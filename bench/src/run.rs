@@ -85,7 +85,7 @@ pub fn link_set(set: &LinkSet, scenarios: &[Scenario], options: &Options, out: &
     }
     let needs_web = options.contenders.iter().any(|name| name == "aria2" || name == "nginx-warm");
     let mut world = World::new(set, options, needs_web)?;
-    out.self_tests.push((set.name.clone(), world.star.self_test(options.fill, &set.dead())?));
+    out.self_tests.push((set.name.clone(), world.star.self_test(options.fill, &set.dead(), !options.quick)?));
     let (started, busy) = (Instant::now(), crate::machine::busy());
     let mut contenders = Vec::new();
     if !set.is_adverse() {
