@@ -1,12 +1,13 @@
 //! The runner: builds worlds, takes contenders in turn, keeps every sample.
 
 mod cold;
-mod multi;
+pub mod multi;
 mod robust;
 pub mod warm;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cell::Sample;
@@ -45,6 +46,8 @@ pub struct Options {
     pub fill: bool,
     /// Where Tidegate's own account of each retrieval goes.
     pub explain: Option<PathBuf>,
+    /// Samples of an earlier run that this one goes on with.
+    pub earlier: Arc<Vec<Sample>>,
 }
 
 /// What a run gathers.
@@ -60,6 +63,8 @@ pub struct Gathered {
     /// Contender, Jain's index of eight downloads at once.
     pub fairness: Vec<(String, f64)>,
     pub notes: Vec<String>,
+    /// Where samples are kept after each cell.
+    pub keep: Option<PathBuf>,
 }
 
 impl Gathered {
@@ -80,7 +85,7 @@ pub fn link_set(set: &LinkSet, scenarios: &[Scenario], options: &Options, out: &
     }
     let needs_web = options.contenders.iter().any(|name| name == "aria2" || name == "nginx-warm");
     let mut world = World::new(set, options, needs_web)?;
-    out.self_tests.push((set.name.clone(), world.star.self_test(options.fill, &set.dead())?));
+    out.self_tests.push((set.name.clone(), world.star.self_test(options.fill, &set.dead(), !options.quick)?));
     let (started, busy) = (Instant::now(), crate::machine::busy());
     let mut contenders = Vec::new();
     if !set.is_adverse() {
@@ -137,6 +142,9 @@ fn transfers(
     options: &Options,
     out: &mut Gathered,
 ) -> io::Result<()> {
+    if resumed(out, options, scenario, &world.set.name, bytes, None) {
+        return Ok(());
+    }
     warm_up(world, contenders)?;
     let limit = options.iterations.unwrap_or(match scenario {
         _ if options.quick => 2,
@@ -251,8 +259,29 @@ fn warm_up(world: &mut World, contenders: &mut [Box<dyn Contender>]) -> io::Resu
     Ok(())
 }
 
-/// The cell that just ended, on standard error.
+/// Takes the cell from an earlier run, if it is there.
+fn resumed(
+    out: &mut Gathered,
+    options: &Options,
+    scenario: Scenario,
+    links: &str,
+    bytes: u64,
+    fault: Option<&str>,
+) -> bool {
+    let known = crate::resume::cell(&options.earlier, scenario, links, bytes, fault, &options.contenders);
+    let Some(known) = known else { return false };
+    out.samples.extend(known);
+    tell(out, scenario, links, bytes, fault);
+    true
+}
+
+/// The cell that just ended, on standard error; its samples are kept.
 fn tell(out: &Gathered, scenario: Scenario, links: &str, bytes: u64, fault: Option<&str>) {
+    if let Some(file) = &out.keep
+        && let Err(error) = std::fs::write(file, crate::report::csv(&out.samples))
+    {
+        eprintln!("  {}: {error}", file.display());
+    }
     let here = |sample: &&Sample| {
         (sample.scenario, sample.links.as_str(), sample.bytes, sample.fault) == (scenario.as_str(), links, bytes, fault)
     };

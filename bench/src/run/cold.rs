@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Gathered, Options, measure, tell};
+use super::{Gathered, Options, measure, resumed, tell};
 use crate::cell::Sample;
 use crate::scenario::Scenario;
 use crate::world::{ROUTER_DELAY, World};
@@ -14,6 +14,9 @@ pub(super) fn run(world: &mut World, sizes: &[u64], options: &Options, out: &mut
     let router = world.router()?;
     let nearest = world.set.links.iter().map(|link| link.rtt_ms).fold(f64::INFINITY, f64::min) / 1e3;
     for &bytes in sizes {
+        if resumed(out, options, Scenario::Cold, &world.set.name, bytes, None) {
+            continue;
+        }
         let ahead = ROUTER_DELAY.as_secs_f64() + DIAL_ROUND_TRIPS * nearest;
         let bound_ms = Some((ahead + world.set.bound(bytes)) * 1e3);
         for iteration in 0..options.iterations.unwrap_or(if options.quick { 2 } else { 10 }) {

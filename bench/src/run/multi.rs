@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::{Gathered, Options, settle, tell, warm_up};
+use super::{Gathered, Options, resumed, settle, tell, warm_up};
 use crate::bound;
 use crate::cell::Sample;
 use crate::client::{self, Connection, Fetched};
@@ -20,6 +20,9 @@ const FILE_BYTES: u64 = 20_480;
 const BROWSER_CONNECTIONS: usize = 6;
 /// A program that goes file by file takes 15 s for a TAR.
 const TAR_ITERATIONS: usize = 3;
+
+/// Labels of the ways that are not the usual one.
+pub const LABELS: [&str; 2] = ["six connections", "tar"];
 
 /// How the files are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +37,8 @@ impl Way {
     fn label(self) -> Option<&'static str> {
         match self {
             Self::AtOnce => None,
-            Self::Browser => Some("six connections"),
-            Self::Tar => Some("tar"),
+            Self::Browser => Some(LABELS[0]),
+            Self::Tar => Some(LABELS[1]),
         }
     }
 }
@@ -47,7 +50,11 @@ pub(super) fn run(
     out: &mut Gathered,
 ) -> io::Result<()> {
     let bytes = FILES * FILE_BYTES;
-    for way in [Way::AtOnce, Way::Browser, Way::Tar] {
+    let ways = if options.quick { &[Way::AtOnce, Way::Tar][..] } else { &[Way::AtOnce, Way::Browser, Way::Tar] };
+    for &way in ways {
+        if resumed(out, options, Scenario::Multi, &world.set.name, bytes, way.label()) {
+            continue;
+        }
         warm_up(world, contenders)?;
         let limit = options.iterations.unwrap_or(if options.quick { 2 } else { 10 });
         let limit = if way == Way::Tar { limit.min(if options.quick { 1 } else { TAR_ITERATIONS }) } else { limit };
