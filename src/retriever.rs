@@ -78,7 +78,7 @@ pub struct Config {
     pub max_searches: usize,
     /// Peers whose figures are remembered. Default: 4096.
     pub ledger_peers: usize,
-    /// Share, 0 to 1, of received bytes that may be received twice for hedging. Default: 0.04. 0 leaves one block a
+    /// Share, 0 to 1, of received bytes that may be received twice for hedging. Default: 0.03. 0 leaves one block a
     /// session.
     pub duplicate_share: f64,
 }

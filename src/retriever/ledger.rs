@@ -55,7 +55,9 @@ impl Standing {
     }
 
     fn rated(&mut self, rate: f64, now: Time) {
-        self.max_rate = self.max_rate(now).unwrap_or(0.0).max(rate);
+        // A rise is believed at once; a fall bit by bit, as it may be the reader that asked for little.
+        let known = self.max_rate(now).unwrap_or(0.0);
+        self.max_rate = if rate >= known { rate } else { known * 0.9 + rate * 0.1 };
         self.rated_at = now;
     }
 }

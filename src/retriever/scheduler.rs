@@ -73,7 +73,7 @@ impl Default for Tuning {
             searches: 32,
             ledger_peers: 4_096,
             broadcast: 32,
-            duplicate_share: 0.04,
+            duplicate_share: 0.03,
         }
     }
 }
@@ -209,6 +209,8 @@ pub struct Scheduler {
     cancels: BTreeMap<PeerId, Vec<Cid>>,
     out: Vec<Action>,
     next_tick: Option<Time>,
+    /// Bytes of second copies that may be asked for.
+    hedge_tokens: f64,
     tally: Tally,
 }
 
@@ -281,6 +283,7 @@ impl Scheduler {
             cancels: BTreeMap::new(),
             out: Vec::new(),
             next_tick: None,
+            hedge_tokens: assign::FIRST_HEDGES,
             tally: Tally::default(),
         }
     }

@@ -13,7 +13,7 @@ use libp2p::PeerId;
 use tokio::sync::Notify;
 
 use super::message::{MAX_MESSAGE_SIZE, Outgoing, Version};
-use crate::exchange::{MAX_WANTS_PER_PEER, SendError, Want, WantKind};
+use crate::exchange::{Arrival, MAX_WANTS_PER_PEER, SendError, Want, WantKind};
 use crate::ipld::{Block, Cid};
 
 /// Wants in one message: the first of a long list leaves before the last is packed (RETRIEVAL.md T9).
@@ -42,6 +42,8 @@ pub struct Peer {
     pub keep: AtomicBool,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
+    /// Bytes read so far, those of unfinished messages included.
+    received: AtomicU64,
     progress: Mutex<Progress>,
 }
 
@@ -104,6 +106,7 @@ impl Peer {
             keep: AtomicBool::new(false),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            received: AtomicU64::new(0),
             progress: Mutex::new(Progress { last: Instant::now(), bytes: 0 }),
         }
     }
@@ -381,6 +384,16 @@ impl Peer {
         let outstanding = state.outstanding;
         *state = State { closed: true, ..State::default() };
         outstanding
+    }
+
+    /// Counts bytes as they are read.
+    pub fn read(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// What was read by now.
+    pub fn arrival(&self) -> Arrival {
+        Arrival { at: tokio::time::Instant::now(), received: Some(self.received.load(Ordering::Relaxed)) }
     }
 
     /// Counts bytes of a message that is still arriving; the sum since the last report when it is time for another.

@@ -14,8 +14,6 @@ use crate::exchange::{MAX_WANTS_PER_PEER, Want, WantKind};
 use crate::record::Policy;
 use crate::routing::RouterKind;
 
-/// The rate that a peer is given the benefit of while none of the session's is known, bytes a second.
-const UNKNOWN_RATE: f64 = 4e6;
 /// Wants looked at for one session in one round.
 const MAX_PLAN: usize = 1_024;
 /// Wants that wait for a peer with a full window before planning stops.
@@ -26,6 +24,14 @@ pub const STANDARD_READ_AHEAD: usize = 10;
 const MAX_DISCOVERIES: usize = 16;
 /// Another peer takes over only if it would be done in this share of the owner's remaining time.
 const WORTH_MOVING: f64 = 0.7;
+/// and if it gains this much, in seconds: for less, a second copy is not worth its bytes.
+const WORTH_SECONDS: f64 = 0.02;
+/// Blocks that a peer may be sending at once: Kubo has eight workers, and a cancel does not reach what they hold
+/// (RETRIEVAL.md §2.0).
+const SENT_AT_ONCE: usize = 8;
+/// Bytes of second copies that may be asked for before any were earned, and the most that can be saved up.
+pub(super) const FIRST_HEDGES: f64 = 2.0 * 1024.0 * 1024.0;
+const MAX_HEDGES: f64 = 16.0 * 1024.0 * 1024.0;
 /// Blocks moved in one round.
 const MAX_MOVES: usize = 64;
 /// Kept free at each peer, for what becomes urgent.
@@ -43,13 +49,13 @@ struct Lane {
     /// What is outstanding.
     sent: u64,
     wants: usize,
-    /// Outstanding and planned.
-    planned: f64,
+    /// Seconds until all that is outstanding and planned has come.
+    ready: f64,
 }
 
 impl Lane {
     fn done_after(&self, size: u64) -> f64 {
-        self.rtt + (self.planned + size as f64) / self.rate
+        self.ready.max(self.rtt) + size as f64 / self.rate
     }
 
     fn has_room(&self, size: u64, alone: bool) -> bool {
@@ -128,7 +134,7 @@ impl Scheduler {
                 continue;
             };
             let Some(lane) = lanes.get_mut(&peer) else { continue };
-            lane.planned += size as f64;
+            lane.ready = lane.done_after(size);
             if lane.has_room(size, free.len() == 1) {
                 lane.sent += size;
                 lane.wants += 1;
@@ -158,17 +164,16 @@ impl Scheduler {
     }
 
     fn lanes(&self, able: &[PeerId], now: Time, lanes: &mut BTreeMap<PeerId, Lane>) {
-        let known: Vec<f64> = able.iter().filter_map(|peer| self.peers.get(peer)?.rate_now(now)).collect();
-        let mean = if known.is_empty() { UNKNOWN_RATE } else { known.iter().sum::<f64>() / known.len() as f64 };
         for id in able {
             let Some(peer) = self.peers.get(id) else { continue };
+            let rate = peer.rate_or_prior(now).max(1.0);
             lanes.entry(*id).or_insert(Lane {
                 rtt: peer.rtt().as_secs_f64(),
-                rate: peer.rate_now(now).unwrap_or(mean).max(1.0),
+                rate,
                 window: peer.window(),
                 sent: peer.outstanding_bytes,
                 wants: peer.outstanding.len(),
-                planned: peer.outstanding_bytes as f64,
+                ready: peer.drained_after(rate, now),
             });
         }
     }
@@ -214,8 +219,9 @@ impl Scheduler {
     pub(super) fn ask(&mut self, want: WantId, peer: PeerId, kind: WantKind, now: Time) {
         let size = self.wants.get(&want).map_or(0, |state| state.size) as f64;
         let expected = self.peers.get(&peer).map_or(Duration::ZERO, |p| {
-            let rate = p.rate_now(now).unwrap_or(UNKNOWN_RATE);
-            p.rtt() + Duration::from_secs_f64(((p.outstanding_bytes as f64 + size) / rate).min(3600.0))
+            let rate = p.rate_or_prior(now).max(1.0);
+            let ready = p.drained_after(rate, now).max(p.rtt().as_secs_f64());
+            Duration::from_secs_f64((ready + size / rate).min(3600.0))
         });
         self.ask_expecting(want, peer, kind, expected, now);
     }
@@ -233,11 +239,10 @@ impl Scheduler {
         if kind == WantKind::Block && peer.block_wants == 0 {
             peer.busy_since = now;
             peer.first_byte = None;
-            peer.rate.busy(now);
+            peer.rate.busy();
         }
-        let rtt = peer.rtt();
         let bytes = if kind == WantKind::Block { state.size } else { 0 };
-        let asked = Asked { kind, at: now, bytes, mark: peer.rate.mark(now, rtt), expected };
+        let asked = Asked { kind, at: now, bytes, expected };
         peer.outstanding.insert(want, asked);
         state.asked.insert(id);
         // Larger is more urgent. Sequence numbers of one session never reach a quarter of the range in practice; if
@@ -305,13 +310,13 @@ impl Scheduler {
                     lane.has_room(size, false).then(|| (lane.done_after(size), *peer))
                 })
                 .min_by(|a, b| a.0.total_cmp(&b.0));
-            let Some((eta, peer)) = best.filter(|(eta, _)| *eta < WORTH_MOVING * left) else { continue };
+            let Some((eta, peer)) = best.filter(|(eta, _)| *eta < WORTH_MOVING * left && left - eta > WORTH_SECONDS) else { continue };
             if started && !self.may_hedge(id, size) {
                 continue;
             }
             moves += 1;
             if let Some(lane) = lanes.get_mut(&peer) {
-                lane.planned += size as f64;
+                lane.ready = eta;
                 lane.sent += size;
                 lane.wants += 1;
             }
@@ -332,7 +337,7 @@ impl Scheduler {
         let mut all = Vec::new();
         for id in session.candidates.keys() {
             let Some(peer) = self.peers.get(id).filter(|peer| peer.block_wants > 0) else { continue };
-            let rate = peer.rate_now(now).unwrap_or(UNKNOWN_RATE);
+            let rate = peer.rate_or_prior(now).max(1.0);
             let rtt = peer.rtt().as_secs_f64();
             let mut queue: Vec<(Time, WantId, u64)> = peer
                 .outstanding
@@ -341,25 +346,33 @@ impl Scheduler {
                 .map(|(want, asked)| (asked.at, *want, asked.bytes))
                 .collect();
             queue.sort_unstable();
-            let mut ahead = 0.0;
-            for (at, want, size) in queue {
+            let (start, mut ahead) = (peer.first_byte_after(now), -(peer.partial() as f64));
+            for (index, (at, want, size)) in queue.into_iter().enumerate() {
                 let flight = (rtt - now.saturating_sub(at).as_secs_f64()).max(0.0);
-                let starts = ahead / rate;
                 ahead += size as f64;
+                let done = flight.max(start) + ahead.max(0.0) / rate;
                 if session.wants.contains(&want) {
-                    // A cancel needs half a round trip, and a block that left is on its way for the other half.
-                    all.push((want, *id, flight + ahead / rate, starts < rtt + flight));
+                    all.push((want, *id, done, index < SENT_AT_ONCE));
                 }
             }
         }
         all
     }
 
+    /// What was received allows for second copies: a token bucket for the whole process.
+    pub(super) fn earn(&mut self, bytes: u64) {
+        self.hedge_tokens = (self.hedge_tokens + bytes as f64 * self.tuning.duplicate_share).min(MAX_HEDGES);
+    }
+
     /// Duplicates are at most a share of what was received; the first may be taken in advance.
     pub(super) fn may_hedge(&self, id: SessionId, size: u64) -> bool {
         self.sessions.get(&id).is_some_and(|session| {
             let allowed = session.bytes as f64 * self.tuning.duplicate_share;
-            session.hedged_bytes == 0 || (session.hedged_bytes + size) as f64 <= allowed
+            let next = (session.hedged_bytes + size) as f64;
+            let first = session.hedged_bytes == 0;
+            // The second one too, while the process has not used up what it earned.
+            let second = self.tuning.duplicate_share > 0.0 && next <= 2.0 * session.block_size as f64;
+            first || (size as f64 <= self.hedge_tokens && (second || next <= allowed))
         })
     }
 
@@ -367,6 +380,7 @@ impl Scheduler {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.hedged_bytes += size;
         }
+        self.hedge_tokens = (self.hedge_tokens - size as f64).max(0.0);
         self.tally.hedges += 1;
         if let Some(cid) = self.wants.get(&want).map(|state| state.cid) {
             self.step(id, Step::Hedged { peer, cid });

@@ -15,6 +15,8 @@ use crate::routing::RouterKind;
 
 /// A peer that drops out is dialled again this often by one session.
 pub(super) const MAX_DIALS: u8 = 2;
+/// How often the bytes of an unfinished block lead to a new plan.
+const REPLAN_EVERY: Duration = Duration::from_millis(40);
 
 impl Scheduler {
     pub(super) fn exchange(&mut self, event: ExchangeEvent, now: Time) {
@@ -22,13 +24,16 @@ impl Scheduler {
             ExchangeEvent::Connected { peer, transport, dial, .. } => self.connected(peer, transport, dial, now),
             ExchangeEvent::ConnectFailed { peer, error } => self.connect_failed(peer, &error, now),
             ExchangeEvent::Disconnected { peer } => self.disconnected(peer, now),
-            ExchangeEvent::Block { peer, block, wire_bytes } => self.block(peer, block, wire_bytes as u64, now),
+            ExchangeEvent::Block { peer, block, wire_bytes, arrival } => {
+                self.block(peer, block, wire_bytes as u64, arrival.received, now);
+            }
             ExchangeEvent::Invalid { peer, reason } => self.corrupt(peer, reason, now),
             ExchangeEvent::Have { peer, cid } => self.have(peer, &cid, now),
             ExchangeEvent::DontHave { peer, cid } => self.dont_have(peer, &cid, now),
-            ExchangeEvent::Progress { peer, bytes } => {
-                if self.peers.get_mut(&peer).is_some_and(|live| live.alive(now, bytes, false)) {
+            ExchangeEvent::Progress { peer, bytes, arrival } => {
+                if self.peers.get_mut(&peer).is_some_and(|live| live.alive(now, bytes, arrival.received, None)) {
                     self.revive(peer);
+                    self.replan(peer, now);
                 }
             }
             ExchangeEvent::Rtt { peer, rtt } => {
@@ -45,6 +50,10 @@ impl Scheduler {
         self.dials.remove(&id);
         let standing = self.ledger.get(&id);
         let (rate, rtt) = (standing.and_then(|s| s.max_rate(now)), standing.and_then(|s| s.min_rtt));
+        // Until a ping has answered: the handshake and Bitswap's negotiation take two round trips over QUIC, four or
+        // more over TCP.
+        let trips = if transport == Transport::BitswapQuic { 2 } else { 4 };
+        let rtt = rtt.or(dial.map(|dial| dial / trips));
         match self.peers.get_mut(&id) {
             // A second connection, or a better transport for the same peer.
             Some(peer) => peer.transport = transport,
@@ -158,26 +167,23 @@ impl Scheduler {
         }
     }
 
-    fn block(&mut self, id: PeerId, block: Block, wire: u64, now: Time) {
+    fn block(&mut self, id: PeerId, block: Block, wire: u64, received: Option<u64>, now: Time) {
         let (key, bytes) = (*block.cid().hash(), block.len() as u64);
         self.tally.wire_bytes += wire;
         self.revive(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.alive(now, wire as usize, true);
+        let asked = self.index.get(&key).and_then(|want| peer.outstanding.get(want)).copied();
+        peer.alive(now, wire as usize, received, Some(asked.map(|asked| asked.at)));
         let first_byte = peer.first_byte;
         let Some(want) = self.index.get(&key).copied() else {
             return self.unwanted(id, &block, now);
         };
-        let asked = peer.outstanding.get(&want).copied();
         if asked.is_none() && peer.recent.get(&key).is_none() && peer.block_wants == 0 {
             // Wanted by us, though not from this peer: it verified, so it is welcome.
             self.tally.unwanted += 1;
         }
         peer.blocks += 1;
         peer.largest = peer.largest.max(bytes);
-        let rtt = peer.rtt();
-        let limited = peer.block_wants <= 1;
-        peer.rate.arrived(now, bytes, asked.map(|a| a.mark), rtt, limited);
         let (rate, min_rtt) = (peer.rate.rate(), peer.min_rtt);
         self.ledger.delivered(id, bytes, rate, now);
         if let Some(asked) = asked.filter(|a| a.bytes < 16 * 1024 || bytes < 16 * 1024) {
@@ -186,6 +192,7 @@ impl Scheduler {
         }
         self.tally.blocks += 1;
         self.tally.bytes += bytes;
+        self.earn(bytes);
         self.complete(want, id, block, wire, first_byte, rate, min_rtt, now);
     }
 
@@ -351,6 +358,16 @@ impl Scheduler {
     fn all_dirty_with(&mut self, peer: PeerId) {
         let with = self.sessions.iter().filter(|(_, state)| state.candidates.contains_key(&peer));
         self.dirty.extend(with.map(|(session, _)| *session));
+    }
+
+    /// New evidence of a peer's rate: the sessions that wait for something of it decide anew, at most every
+    /// [`REPLAN_EVERY`].
+    fn replan(&mut self, id: PeerId, now: Time) {
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.block_wants > 0) else { return };
+        if now.saturating_sub(peer.replanned) >= REPLAN_EVERY {
+            peer.replanned = now;
+            self.feed(id);
+        }
     }
 
     /// The peer has room again: whoever waits for room may have work for it.

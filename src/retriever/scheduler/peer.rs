@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::super::rate::{Mark, RateEstimator};
+use super::super::rate::RateEstimator;
 use super::{SessionId, Time, UNKNOWN_BLOCK, WantId};
 use crate::exchange::WantKind;
 use crate::ipld::Multihash;
@@ -29,6 +29,11 @@ const METER_STEP: Duration = Duration::from_millis(20);
 const METER_STEPS: usize = 256;
 /// Questions that outlive their block, and sessions that each is for.
 const MAX_QUESTIONS: usize = 64;
+/// What a connection of unknown rate is believed to bring in a round trip, in bytes: some doublings of an initial window.
+const PRIOR_FLIGHT: f64 = 192.0 * 1024.0;
+/// Bounds of that belief, bytes a second.
+const MIN_PRIOR: f64 = 250_000.0;
+const MAX_PRIOR: f64 = 12.5e6;
 /// Bytes a second below which it makes no difference.
 const MIN_RATE: f64 = 1_000.0;
 
@@ -53,6 +58,10 @@ pub struct Peer {
     /// Bytes by the time they came, and those of messages that are not complete.
     meter: VecDeque<(Time, u64)>,
     partial: u64,
+    /// The exchange's count of what came on this connection.
+    received: Option<u64>,
+    /// When bytes of an unfinished block last led to a new plan.
+    pub replanned: Time,
     pub stalled: bool,
     pub recent: Recent,
     /// Questions whose block came from elsewhere meanwhile: the answer still tells whether the peer is useful.
@@ -67,7 +76,6 @@ pub struct Asked {
     pub kind: WantKind,
     pub at: Time,
     pub bytes: u64,
-    pub mark: Mark,
     /// When it was expected, when it was asked.
     pub expected: Duration,
 }
@@ -95,6 +103,8 @@ impl Peer {
             drip: 0,
             meter: VecDeque::new(),
             partial: 0,
+            received: None,
+            replanned: now,
             stalled: false,
             recent: Recent::default(),
             questions: VecDeque::new(),
@@ -107,13 +117,13 @@ impl Peer {
     }
 
     /// Bytes that may be outstanding when the work is shared: twice the bandwidth-delay product and two blocks
-    /// (RETRIEVAL.md T1), three blocks before the first one came. An estimate that the window itself limited is one
+    /// (RETRIEVAL.md T1), two blocks before the first one came. An estimate that the window itself limited is one
     /// window a round trip, so the window doubles until the rate stops growing.
     pub fn window(&self) -> u64 {
         let slack = 2 * self.largest;
         match self.rate.rate() {
             Some(rate) => (2.0 * rate * self.rtt().as_secs_f64()) as u64 + slack,
-            None => slack + self.largest + self.blocks * self.largest,
+            None => slack + self.blocks * self.largest,
         }
     }
 
@@ -137,11 +147,51 @@ impl Peer {
         Some(known.map_or(recent, |rate| if recent < rate / 2.0 { recent } else { rate }))
     }
 
-    /// Counts bytes as they come, those of a message's parts once only.
-    fn metered(&mut self, now: Time, bytes: usize, whole: bool) {
-        let bytes = bytes as u64;
-        let fresh = if whole { bytes.saturating_sub(self.partial) } else { bytes };
-        self.partial = if whole { self.partial.saturating_sub(bytes) } else { self.partial.saturating_add(bytes) };
+    /// The rate to plan with: what was measured, or else what a young connection of this round trip is likely to give.
+    pub fn rate_or_prior(&self, now: Time) -> f64 {
+        self.rate_now(now).unwrap_or_else(|| (PRIOR_FLIGHT / self.rtt().as_secs_f64().max(1e-3)).clamp(MIN_PRIOR, MAX_PRIOR))
+    }
+
+    /// Seconds until everything that is outstanding will have come, at `rate`.
+    pub fn drained_after(&self, rate: f64, now: Time) -> f64 {
+        if self.block_wants == 0 {
+            return 0.0;
+        }
+        self.first_byte_after(now) + self.bytes_left() as f64 / rate
+    }
+
+    /// Seconds until the first byte of the work under way can be here.
+    pub fn first_byte_after(&self, now: Time) -> f64 {
+        if self.first_byte.is_some() { 0.0 } else { (self.busy_since + self.rtt()).saturating_sub(now).as_secs_f64() }
+    }
+
+    /// Believed bytes of outstanding blocks that have not come.
+    pub fn bytes_left(&self) -> u64 {
+        self.outstanding_bytes.saturating_sub(self.partial)
+    }
+
+    /// Bytes of unfinished blocks that are here.
+    pub fn partial(&self) -> u64 {
+        self.partial
+    }
+
+    /// Counts bytes as they come, those of a message's parts once only; returns the new ones.
+    fn metered(&mut self, now: Time, bytes: u64, received: Option<u64>, whole: bool) -> u64 {
+        let fresh = match (received, self.received) {
+            (Some(total), Some(known)) => total.saturating_sub(known),
+            (None, _) if whole => bytes.saturating_sub(self.partial),
+            _ => bytes,
+        };
+        if let Some(total) = received {
+            self.received = Some(self.received.map_or(total, |known| known.max(total)));
+        }
+        self.partial += fresh;
+        if whole {
+            self.partial = self.partial.saturating_sub(bytes);
+        }
+        if self.block_wants == 0 {
+            self.partial = 0;
+        }
         match self.meter.back_mut() {
             Some((at, sum)) if now.saturating_sub(*at) < METER_STEP => *sum += fresh,
             _ => self.meter.push_back((now, fresh)),
@@ -149,6 +199,7 @@ impl Peer {
         if self.meter.len() > METER_STEPS {
             self.meter.pop_front();
         }
+        fresh
     }
 
     /// When it began to be silent, if it has work.
@@ -181,12 +232,19 @@ impl Peer {
         self.questions.remove(at).map(|(_, sessions)| sessions)
     }
 
-    /// Bytes came; true when that is a sign of life.
-    pub fn alive(&mut self, now: Time, bytes: usize, whole: bool) -> bool {
+    /// Bytes came, as part of a message or (`whole`: when that block was asked for, if it was) with the end of a block;
+    /// true when that is a sign of life.
+    pub fn alive(&mut self, now: Time, bytes: usize, received: Option<u64>, whole: Option<Option<Time>>) -> bool {
         if self.block_wants > 0 {
             self.first_byte.get_or_insert(now);
         }
-        self.metered(now, bytes, whole);
+        let rtt = self.rtt();
+        // With less than a round trip's worth outstanding, it is we who limit the rate.
+        let bdp = self.rate.rate().unwrap_or(0.0) * rtt.as_secs_f64();
+        let limited = self.block_wants <= 1 || (self.bytes_left() as f64) < bdp;
+        let fresh = self.metered(now, bytes as u64, received, whole.is_some());
+        self.rate.arrived(now, fresh, whole.flatten(), rtt, limited);
+        let whole = whole.is_some();
         self.drip = self.drip.saturating_add(bytes);
         if !whole && self.drip < LIFE_BYTES {
             return false;
