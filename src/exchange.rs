@@ -73,7 +73,7 @@ pub enum ExchangeEvent {
         peer: PeerId,
         cid: Cid,
     },
-    /// Bytes of a message that is still arriving: proof of life between blocks. At most every 50 ms a peer.
+    /// Bytes of a message that is still arriving: proof of life between blocks. At most every 25 ms a peer.
     Progress {
         peer: PeerId,
         bytes: usize,

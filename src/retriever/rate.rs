@@ -86,6 +86,13 @@ impl RateEstimator {
         }
     }
 
+    /// The peer had enough to do for longer than a sample and gave no more than this: the maximum is of the past.
+    pub fn fell(&mut self, now: Time, rate: f64) {
+        self.current = rate;
+        self.previous = 0.0;
+        self.epoch = now;
+    }
+
     /// Bytes a second, `None` until something was measured.
     pub fn rate(&self) -> Option<f64> {
         let rate = self.current.max(self.previous);

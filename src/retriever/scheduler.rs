@@ -209,6 +209,8 @@ pub struct Scheduler {
     cancels: BTreeMap<PeerId, Vec<Cid>>,
     out: Vec<Action>,
     next_tick: Option<Time>,
+    /// How far the fair queue has come, in bytes.
+    turn: u64,
     /// Bytes of second copies that may be asked for.
     hedge_tokens: f64,
     tally: Tally,
@@ -283,6 +285,7 @@ impl Scheduler {
             cancels: BTreeMap::new(),
             out: Vec::new(),
             next_tick: None,
+            turn: 0,
             hedge_tokens: assign::FIRST_HEDGES,
             tally: Tally::default(),
         }

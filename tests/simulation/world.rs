@@ -57,6 +57,8 @@ pub struct SimPeer {
     unreported: usize,
     pub sent: u64,
     pub blocks: u64,
+    /// When its last byte came.
+    pub last: Time,
     pub asked: usize,
     /// Wants that were sent to it after it had sent its first wrong block and the block had arrived.
     pub asked_after_wrong: usize,
@@ -144,6 +146,7 @@ impl World {
             unreported: 0,
             sent: 0,
             blocks: 0,
+            last: Time::ZERO,
             asked: 0,
             asked_after_wrong: 0,
             wrong_arrived: false,
@@ -231,15 +234,7 @@ impl World {
 
     /// One round: decide, then let the next thing happen. False when nothing ever will.
     pub fn turn(&mut self) -> bool {
-        let mut actions = Vec::new();
-        self.scheduler.poll(self.now, &mut actions);
-        if self.check {
-            self.scheduler.check_invariants();
-        }
-        let acted = !actions.is_empty();
-        for action in actions {
-            self.act(action);
-        }
+        let acted = self.decide();
         let happening = self.happenings.peek().map(|Reverse((at, _))| *at);
         let deadline = self.scheduler.next_deadline();
         let next = match (happening, deadline) {
@@ -254,7 +249,22 @@ impl World {
                 self.happen(what);
             }
         }
+        // As in the engine: what came is handed over before the reader can ask for anything else.
+        self.decide();
         true
+    }
+
+    fn decide(&mut self) -> bool {
+        let mut actions = Vec::new();
+        self.scheduler.poll(self.now, &mut actions);
+        if self.check {
+            self.scheduler.check_invariants();
+        }
+        let acted = !actions.is_empty();
+        for action in actions {
+            self.act(action);
+        }
+        acted
     }
 
     fn index(&self, id: &PeerId) -> usize {
@@ -328,6 +338,13 @@ impl World {
                     let (id, cid) = (peer.id, want.cid);
                     let event = match (want.kind, self.content.contains_key(&cid)) {
                         (_, false) => ExchangeEvent::DontHave { peer: id, cid },
+                        // A small block comes instead of a HAVE.
+                        (WantKind::Have, true) if self.content[&cid].len() <= 1_024 => {
+                            peer.received += self.content[&cid].len() as u64;
+                            let arrival = Arrival { at: tokio::time::Instant::now(), received: None };
+                            let block = self.content[&cid].clone();
+                            ExchangeEvent::Block { peer: id, wire_bytes: block.len(), block, arrival }
+                        }
                         (WantKind::Have, true) => ExchangeEvent::Have { peer: id, cid },
                         (WantKind::Block, true) if peer.manner == Manner::Liar => {
                             ExchangeEvent::DontHave { peer: id, cid }
@@ -401,6 +418,7 @@ impl World {
         let now = self.now;
         let peer = &mut self.peers[index];
         peer.received += bytes as u64;
+        peer.last = now;
         peer.unreported += bytes;
         let (id, arrival) = (peer.id, Arrival { at: tokio::time::Instant::now(), received: Some(peer.received) });
         let event = match whole {
@@ -410,7 +428,7 @@ impl World {
                 self.peers[index].wrong_arrived |= wrong;
                 ExchangeEvent::Block { peer: id, block: *block, wire_bytes, arrival }
             }
-            None if now - peer.reported >= Duration::from_millis(50) => {
+            None if now - peer.reported >= Duration::from_millis(25) => {
                 peer.reported = now;
                 ExchangeEvent::Progress { peer: id, bytes: std::mem::take(&mut peer.unreported), arrival }
             }

@@ -27,7 +27,7 @@ const MESSAGE_OVERHEAD: usize = 64 * 1024;
 /// What a presence counts for in the outstanding window, in bytes: its CID, framing, and our bookkeeping.
 const PRESENCE_BYTES: usize = 256;
 /// How often a large message that is still arriving is reported.
-const PROGRESS_EVERY: Duration = Duration::from_millis(50);
+const PROGRESS_EVERY: Duration = Duration::from_millis(25);
 
 /// See the module.
 #[derive(Debug)]
@@ -549,11 +549,11 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_reported_at_most_every_fifty_milliseconds() {
+    fn progress_is_reported_at_most_every_twenty_five_milliseconds() {
         let peer = ready();
         let start = Instant::now() + Duration::from_secs(1);
         assert_eq!(peer.progress(10, start), Some(10));
-        assert_eq!(peer.progress(10, start + Duration::from_millis(49)), None);
-        assert_eq!(peer.progress(10, start + Duration::from_millis(50)), Some(20));
+        assert_eq!(peer.progress(10, start + Duration::from_millis(24)), None);
+        assert_eq!(peer.progress(10, start + Duration::from_millis(25)), Some(20));
     }
 }

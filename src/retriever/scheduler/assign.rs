@@ -103,23 +103,31 @@ impl Scheduler {
             let able = self.able(*id, now);
             self.lanes(&able, now, &mut lanes);
             let queue: Vec<_> = session.queue.iter().take(MAX_PLAN).copied().collect();
-            heap.push(Reverse((queue.first().is_none_or(|q| q.0), session.in_flight, *id)));
+            heap.push(Reverse((queue.first().is_none_or(|q| q.0), session.turn.max(self.turn), *id)));
             plans.insert(*id, (queue.into_iter(), able));
         }
         let (mut held, mut discoveries) = (BTreeMap::<SessionId, usize>::new(), BTreeMap::<SessionId, usize>::new());
-        // One want of each session in turn, the session with the least under way first; a waiting reader before all.
-        while let Some(Reverse((_, flying, id))) = heap.pop() {
+        // Start-time fair queueing (Goyal et al. 1996): each session's turn comes after as many bytes as it was given;
+        // one that comes late starts where the others are. A waiting reader goes before all.
+        while let Some(Reverse((_, turn, id))) = heap.pop() {
             let Some((queue, able)) = plans.get_mut(&id) else { continue };
             let Some((_, _, want)) = queue.next() else { continue };
             let next_class = queue.as_slice().first().is_none_or(|q| q.0);
             let able = able.clone();
             let Some(state) = self.wants.get(&want) else { continue };
             if state.block_asks > 0 {
-                heap.push(Reverse((next_class, flying, id)));
+                heap.push(Reverse((next_class, turn, id)));
                 continue;
             }
             let size = state.size;
-            let free: Vec<PeerId> = able.iter().filter(|peer| !state.excluded.contains_key(*peer)).copied().collect();
+            let open = |peer: &&PeerId| !state.excluded.contains_key(*peer);
+            let sure = |peer: &&PeerId| {
+                self.sessions.get(&id).and_then(|s| s.candidates.get(*peer)).is_some_and(|c| c.has > Has::Unknown)
+            };
+            let mut free: Vec<PeerId> = able.iter().filter(open).copied().collect();
+            if state.sessions.get(&id).is_some_and(|interest| interest.urgent) && free.iter().any(|peer| sure(&peer)) {
+                free.retain(|peer| sure(&peer));
+            }
             let best = free
                 .iter()
                 .filter_map(|peer| Some((lanes.get(peer)?.done_after(size), *peer)))
@@ -129,7 +137,7 @@ impl Scheduler {
                 *tried += 1;
                 if *tried <= MAX_DISCOVERIES {
                     self.discover(id, want, now);
-                    heap.push(Reverse((next_class, flying, id)));
+                    heap.push(Reverse((next_class, turn, id)));
                 }
                 continue;
             };
@@ -138,6 +146,10 @@ impl Scheduler {
             if lane.has_room(size, free.len() == 1) {
                 lane.sent += size;
                 lane.wants += 1;
+                self.turn = self.turn.max(turn);
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.turn = turn + size;
+                }
                 self.ask_expecting(want, peer, WantKind::Block, Duration::from_secs_f64(eta.min(3600.0)), now);
             } else {
                 let held = held.entry(id).or_default();
@@ -146,17 +158,23 @@ impl Scheduler {
                     continue;
                 }
             }
-            heap.push(Reverse((next_class, flying + 1, id)));
+            heap.push(Reverse((next_class, turn + size, id)));
         }
     }
 
     /// Peers that have the session's content and answer: those with a clean record, or else those without.
     fn able(&self, id: SessionId, now: Time) -> Vec<PeerId> {
         let Some(session) = self.sessions.get(&id) else { return Vec::new() };
+        // Once somebody has the content, those that had everything lately are not waited for to say that they do: a
+        // wrong guess costs a DONT_HAVE, waiting costs a round trip of every transfer.
+        let proven = session.candidates.values().any(|c| c.has == Has::Proven);
         let able: Vec<PeerId> = session
             .candidates
             .iter()
-            .filter(|(peer, c)| c.usable() && c.has > Has::Unknown && self.peers.get(peer).is_some_and(|p| !p.stalled))
+            .filter(|(peer, c)| {
+                let has = c.has > Has::Unknown || (proven && c.misses == 0 && self.ledger.is_presumed(peer));
+                c.usable() && has && self.peers.get(peer).is_some_and(|p| !p.stalled)
+            })
             .map(|(peer, _)| *peer)
             .collect();
         let clean: Vec<PeerId> = able.iter().filter(|peer| !self.ledger.is_struck(peer, now)).copied().collect();
@@ -253,6 +271,7 @@ impl Scheduler {
         if kind == WantKind::Block {
             peer.outstanding_bytes += bytes;
             peer.block_wants += 1;
+            peer.loaded(now);
             state.block_asks += 1;
             for (session, interest) in &state.sessions {
                 let Some(session) = self.sessions.get_mut(session) else { continue };
@@ -311,7 +330,10 @@ impl Scheduler {
                 })
                 .min_by(|a, b| a.0.total_cmp(&b.0));
             let Some((eta, peer)) = best.filter(|(eta, _)| *eta < WORTH_MOVING * left && left - eta > WORTH_SECONDS) else { continue };
-            if started && !self.may_hedge(id, size) {
+            // What the owner will send of it until the other copy is here is what a second copy costs.
+            let rate = self.peers.get(&owner).map_or(0.0, |peer| peer.rate_or_prior(now));
+            let cost = ((rate * eta) as u64).clamp(size / 8, size);
+            if started && !self.may_hedge(id, cost) {
                 continue;
             }
             moves += 1;
@@ -321,7 +343,7 @@ impl Scheduler {
                 lane.wants += 1;
             }
             if started {
-                self.hedge(id, want, peer, size, now);
+                self.hedge(id, want, peer, cost, now);
             } else {
                 self.take_back(want, owner);
                 self.tally.reassigned += 1;

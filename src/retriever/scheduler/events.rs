@@ -123,6 +123,7 @@ impl Scheduler {
 
     fn have(&mut self, id: PeerId, cid: &Cid, now: Time) {
         if let Some(sessions) = self.peers.get_mut(&id).and_then(|peer| peer.answered(cid.hash())) {
+            self.ledger.answered(id, true, now);
             return self.has(id, cid, sessions);
         }
         let Some(want) = self.index.get(cid.hash()).copied() else { return };
@@ -130,6 +131,7 @@ impl Scheduler {
         // Only an answer to a question counts: HAVEs nobody asked for would let a peer talk itself into every session.
         let Some(asked) = peer.outstanding.get(&want).copied() else { return };
         self.responded(id, now.saturating_sub(asked.at), now);
+        self.ledger.answered(id, true, now);
         if asked.kind == WantKind::Have {
             self.unask(want, id);
         }
@@ -147,12 +149,19 @@ impl Scheduler {
     }
 
     fn dont_have(&mut self, id: PeerId, cid: &Cid, now: Time) {
-        if self.peers.get_mut(&id).is_some_and(|peer| peer.answered(cid.hash()).is_some()) {
+        if let Some(sessions) = self.peers.get_mut(&id).and_then(|peer| peer.answered(cid.hash())) {
+            self.ledger.answered(id, false, now);
+            for session in sessions {
+                if let Some(candidate) = self.sessions.get_mut(&session).and_then(|s| s.candidates.get_mut(&id)) {
+                    candidate.missed();
+                }
+            }
             return;
         }
         let Some(want) = self.index.get(cid.hash()).copied() else { return };
         let Some(asked) = self.unask(want, id) else { return };
         self.responded(id, now.saturating_sub(asked.at), now);
+        self.ledger.answered(id, false, now);
         self.exclude(want, id, Exclusion::DontHave);
         if let Some(peer) = self.peers.get_mut(&id) {
             // An answer is life, but no byte of what is still outstanding.
@@ -186,6 +195,7 @@ impl Scheduler {
         peer.largest = peer.largest.max(bytes);
         let (rate, min_rtt) = (peer.rate.rate(), peer.min_rtt);
         self.ledger.delivered(id, bytes, rate, now);
+        self.ledger.answered(id, true, now);
         if let Some(asked) = asked.filter(|a| a.bytes < 16 * 1024 || bytes < 16 * 1024) {
             // A small block's way is nearly a round trip: an upper bound where no ping has answered yet.
             self.responded(id, now.saturating_sub(asked.at), now);
@@ -266,11 +276,19 @@ impl Scheduler {
     /// in Bitswap 1.1 and later, where the receiver computes the CID (RETRIEVAL.md T14).
     fn unwanted(&mut self, id: PeerId, block: &Block, now: Time) {
         let bytes = block.len() as u64;
+        // A small block instead of a HAVE (Kubo: up to 1,024 bytes): the answer to the question, not a copy.
+        if let Some(sessions) = self.peers.get_mut(&id).and_then(|peer| peer.answered(block.cid().hash())) {
+            self.ledger.answered(id, true, now);
+            return self.has(id, block.cid(), sessions);
+        }
         let Some(peer) = self.peers.get(&id) else { return };
         match peer.recent.get(block.cid().hash()) {
             Some(session) => {
                 self.tally.duplicate_bytes += bytes;
+                self.ledger.answered(id, true, now);
                 if let Some(session) = session.filter(|s| self.sessions.contains_key(s)) {
+                    // Another was quicker, but it has the content.
+                    self.has(id, block.cid(), vec![session]);
                     self.step(session, Step::Duplicate { peer: id, cid: *block.cid(), bytes });
                 }
             }

@@ -34,6 +34,8 @@ const PRIOR_FLIGHT: f64 = 192.0 * 1024.0;
 /// Bounds of that belief, bytes a second.
 const MIN_PRIOR: f64 = 250_000.0;
 const MAX_PRIOR: f64 = 12.5e6;
+/// How often the exchange reports bytes of unfinished blocks.
+const REPORTS: Duration = Duration::from_millis(25);
 /// Bytes a second below which it makes no difference.
 const MIN_RATE: f64 = 1_000.0;
 
@@ -62,6 +64,9 @@ pub struct Peer {
     received: Option<u64>,
     /// When bytes of an unfinished block last led to a new plan.
     pub replanned: Time,
+    last_bytes: Time,
+    /// Since when it has had enough to do.
+    pub full_since: Option<Time>,
     pub stalled: bool,
     pub recent: Recent,
     /// Questions whose block came from elsewhere meanwhile: the answer still tells whether the peer is useful.
@@ -105,6 +110,8 @@ impl Peer {
             partial: 0,
             received: None,
             replanned: now,
+            last_bytes: now,
+            full_since: None,
             stalled: false,
             recent: Recent::default(),
             questions: VecDeque::new(),
@@ -131,6 +138,9 @@ impl Peer {
     /// that is on time with little to do is not slow.
     pub fn rate_now(&self, now: Time) -> Option<f64> {
         let known = self.rate.rate();
+        if let Some(fallen) = self.fallen(now) {
+            return Some(fallen);
+        }
         let late = self
             .outstanding
             .values()
@@ -138,13 +148,41 @@ impl Peer {
         if !late {
             return known;
         }
-        let block =
-            known.map_or(Duration::ZERO, |rate| Duration::from_secs_f64((2.5 * self.largest as f64 / rate).min(5.0)));
-        let span = (self.rtt() * 4).max(block).max(RECENT_SPAN).min(now.saturating_sub(self.busy_since));
+        let recent = self.over(now, self.recent_span().min(now.saturating_sub(self.busy_since)));
+        Some(known.map_or(recent, |rate| if recent < rate / 2.0 { recent } else { rate }))
+    }
+
+    /// What it gives now, if that is less than half of what is known although it has had enough to do for a while.
+    pub fn fallen(&self, now: Time) -> Option<f64> {
+        let (known, full) = (self.rate.rate()?, self.full_since?);
+        let span = self.recent_span();
+        if now.saturating_sub(full.max(self.busy_since + self.rtt())) < span {
+            return None;
+        }
+        let recent = self.over(now, span);
+        (recent < known / 2.0).then_some(recent)
+    }
+
+    fn recent_span(&self) -> Duration {
+        let seconds = |rate: f64| Duration::from_secs_f64((2.5 * self.largest as f64 / rate).min(5.0));
+        (self.rtt() * 4).max(self.rate.rate().map_or(Duration::ZERO, seconds)).max(RECENT_SPAN)
+    }
+
+    /// Bytes a second over the last `span`.
+    fn over(&self, now: Time, span: Duration) -> f64 {
         let bytes: u64 =
             self.meter.iter().filter(|(at, _)| now.saturating_sub(*at) < span).map(|(_, bytes)| bytes).sum();
-        let recent = (bytes as f64 / span.as_secs_f64().max(0.001)).max(MIN_RATE);
-        Some(known.map_or(recent, |rate| if recent < rate / 2.0 { recent } else { rate }))
+        (bytes as f64 / span.as_secs_f64().max(0.001)).max(MIN_RATE)
+    }
+
+    /// Notes whether as much is outstanding as its rate and round trip can use.
+    pub fn loaded(&mut self, now: Time) {
+        let enough = self.rate.rate().is_some_and(|rate| self.bytes_left() as f64 >= rate * self.rtt().as_secs_f64());
+        if self.block_wants > 0 && enough {
+            self.full_since.get_or_insert(now);
+        } else {
+            self.full_since = None;
+        }
     }
 
     /// The rate to plan with: what was measured, or else what a young connection of this round trip is likely to give.
@@ -157,7 +195,9 @@ impl Peer {
         if self.block_wants == 0 {
             return 0.0;
         }
-        self.first_byte_after(now) + self.bytes_left() as f64 / rate
+        // What has come since the last report is not known yet.
+        let unseen = if self.first_byte.is_some() { now.saturating_sub(self.last_bytes).min(REPORTS) } else { Duration::ZERO };
+        self.first_byte_after(now) + (self.bytes_left() as f64 / rate - unseen.as_secs_f64()).max(0.0)
     }
 
     /// Seconds until the first byte of the work under way can be here.
@@ -214,7 +254,8 @@ impl Peer {
                 let block = Duration::from_secs_f64((self.largest as f64 / rate).min(60.0));
                 (self.rtt() * 2 + block * 4 + Duration::from_millis(100)).clamp(MIN_PATIENCE, MAX_PATIENCE)
             }
-            _ if self.blocks > 0 => (self.rtt() * 4 + MIN_PATIENCE).min(MAX_PATIENCE),
+            // Something came and then nothing: it is no disk that is slow.
+            _ if self.blocks > 0 || self.first_byte.is_some() => (self.rtt() * 4 + MIN_PATIENCE).min(MAX_PATIENCE),
             _ => FIRST_PATIENCE + self.rtt() * 2,
         }
     }
@@ -238,12 +279,14 @@ impl Peer {
         if self.block_wants > 0 {
             self.first_byte.get_or_insert(now);
         }
+        self.last_bytes = now;
         let rtt = self.rtt();
         // With less than a round trip's worth outstanding, it is we who limit the rate.
         let bdp = self.rate.rate().unwrap_or(0.0) * rtt.as_secs_f64();
         let limited = self.block_wants <= 1 || (self.bytes_left() as f64) < bdp;
         let fresh = self.metered(now, bytes as u64, received, whole.is_some());
         self.rate.arrived(now, fresh, whole.flatten(), rtt, limited);
+        self.loaded(now);
         let whole = whole.is_some();
         self.drip = self.drip.saturating_add(bytes);
         if !whole && self.drip < LIFE_BYTES {

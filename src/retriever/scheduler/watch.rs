@@ -35,6 +35,11 @@ impl Scheduler {
     }
 
     fn watch_peers(&mut self, now: Time) {
+        for peer in self.peers.values_mut() {
+            if let Some(rate) = peer.fallen(now) {
+                peer.rate.fell(now, rate);
+            }
+        }
         let mut silent = Vec::new();
         let mut unanswered = Vec::new();
         for (id, peer) in &self.peers {
