@@ -4,6 +4,7 @@
 //! is shared by all. It decides nothing by chance: order comes from sequence numbers and ordered maps.
 
 mod assign;
+mod cache;
 mod discover;
 mod events;
 mod peer;
@@ -199,6 +200,7 @@ pub struct Scheduler {
     /// Dials under way, since when.
     dials: BTreeMap<PeerId, Time>,
     ledger: Ledger,
+    known: cache::ProviderCache,
     routes: BTreeMap<RouteId, Route>,
     route_index: HashMap<Multihash, RouteId>,
     route_queue: VecDeque<RouteId>,
@@ -270,6 +272,7 @@ impl Scheduler {
         Self {
             ledger: Ledger::new(tuning.ledger_peers),
             tuning,
+            known: cache::ProviderCache::default(),
             sessions: BTreeMap::new(),
             wants: BTreeMap::new(),
             index: HashMap::new(),
@@ -302,7 +305,7 @@ impl Scheduler {
             Input::Exchange(event) => self.exchange(event, now),
             Input::Refused { peer, cids, error } => self.refused(peer, &cids, error, now),
             Input::Route { route, event } => self.routed(route, event, now),
-            Input::RouteEnded { route } => self.route_ended(route),
+            Input::RouteEnded { route } => self.route_ended(route, now),
         }
     }
 

@@ -76,7 +76,8 @@ fn a_silent_peer_costs_its_window_and_the_patience_for_it() {
     let took = world.download(session, &blocks, MINUTE).expect("the file comes");
     let alone = bound((80 * LEAF) as u64, &[(50.0, 40)], 2);
     assert!(took < alone + Duration::from_millis(600), "{took:?} against {alone:?} from the other alone");
-    assert!(world.steps.iter().any(|(_, _, step)| matches!(step, Step::Stalled { .. })));
+    let relieved = |step: &Step| matches!(step, Step::Stalled { .. } | Step::Hedged { .. } | Step::Reassigned { .. });
+    assert!(world.steps.iter().any(|(_, _, step)| relieved(step)), "and the trace says so");
     assert!(world.duplicate_share() <= 0.05);
 }
 
@@ -131,8 +132,9 @@ fn a_peer_that_degrades_is_relieved() {
     world.add(&blocks);
     let session = world.open(1, &blocks[0], Policy::Optimized);
     let took = world.download(session, &blocks, MINUTE).expect("the file comes");
+    println!("degrader: {took:?}, {:?}", world.scheduler.tally());
     // The bound of the degraded schedule is 1,855 ms (RETRIEVAL.md §5.3); held to it is issue 6's gate.
-    assert!(took < Duration::from_millis(3_200), "{took:?}");
+    assert!(took < Duration::from_millis(2_600), "{took:?}");
 }
 
 #[test]
@@ -243,7 +245,7 @@ fn kubos_come_near_the_bound_on_every_link_set() {
             let (world, factor, twice) = kubo_run(links, leaves, seed);
             let line = format!("{name}: {factor:.3} of the bound, {:.1} % twice, {:?}", twice * 100.0, world.scheduler.tally());
             println!("{line}");
-            if factor > most || twice > most_twice + 1e-9 {
+            if factor > most || twice > most_twice + 0.001 {
                 wrong.push(line);
             }
         }

@@ -32,6 +32,9 @@ const SENT_AT_ONCE: usize = 8;
 /// Bytes of second copies that may be asked for before any were earned, and the most that can be saved up.
 pub(super) const FIRST_HEDGES: f64 = 2.0 * 1024.0 * 1024.0;
 const MAX_HEDGES: f64 = 16.0 * 1024.0 * 1024.0;
+/// The window of the only peer that has the content, in windows of one among others and at least in blocks.
+const ALONE: u64 = 4;
+const ALONE_BLOCKS: u64 = 24;
 /// Blocks moved in one round.
 const MAX_MOVES: usize = 64;
 /// Kept free at each peer, for what becomes urgent.
@@ -59,7 +62,9 @@ impl Lane {
     }
 
     fn has_room(&self, size: u64, alone: bool) -> bool {
-        self.wants + SPARE_WANTS < MAX_WANTS_PER_PEER && (alone || self.sent == 0 || self.sent + size <= self.window)
+        // The only peer is asked for more than it needs, so that no round trip is lost when it turns out to be faster.
+        let window = if alone { (self.window * ALONE).max(ALONE_BLOCKS * size) } else { self.window };
+        self.wants + SPARE_WANTS < MAX_WANTS_PER_PEER && (self.sent == 0 || self.sent + size <= window)
     }
 }
 
@@ -78,7 +83,7 @@ impl Scheduler {
                 Policy::Standard => {
                     self.dial(id, now);
                     self.assign_standard(id, now);
-                    self.give_up(id);
+                    self.give_up(id, now);
                 }
             }
         }
@@ -86,7 +91,7 @@ impl Scheduler {
         for id in optimized {
             self.probe(id, now);
             self.rebalance(id, now);
-            self.give_up(id);
+            self.give_up(id, now);
         }
         // What gave_up or moved has touched is looked at on the next input or tick.
     }
@@ -332,7 +337,9 @@ impl Scheduler {
             let Some((eta, peer)) = best.filter(|(eta, _)| *eta < WORTH_MOVING * left && left - eta > WORTH_SECONDS) else { continue };
             // What the owner will send of it until the other copy is here is what a second copy costs.
             let rate = self.peers.get(&owner).map_or(0.0, |peer| peer.rate_or_prior(now));
-            let cost = ((rate * eta) as u64).clamp(size / 8, size);
+            // All copies from one owner share what it can send.
+            let owned = self.peers.get(&owner).map_or(1, |peer| peer.block_wants.max(1));
+            let cost = ((rate * eta / owned as f64) as u64).clamp(size / 16, size);
             if started && !self.may_hedge(id, cost) {
                 continue;
             }

@@ -23,7 +23,7 @@ const LIFE_BYTES: usize = 4 * 1024;
 /// A block is late when it comes this long after half as long again as was expected.
 const LATE_BY: Duration = Duration::from_millis(50);
 /// What a late peer does is measured over at least this long.
-const RECENT_SPAN: Duration = Duration::from_millis(300);
+const RECENT_SPAN: Duration = Duration::from_millis(200);
 /// Resolution and length of the meter: 5 s.
 const METER_STEP: Duration = Duration::from_millis(20);
 const METER_STEPS: usize = 256;

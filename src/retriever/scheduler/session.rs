@@ -154,7 +154,7 @@ impl Scheduler {
         for peer in connected.into_iter().take(self.tuning.broadcast) {
             self.candidate(id, peer, Vec::new(), RouterKind::Connected, Has::Unknown);
         }
-        let route = self.search(id, root);
+        let route = self.search(id, root, now);
         if let Some(session) = self.sessions.get_mut(&id) {
             session.route = Some(route);
         }
