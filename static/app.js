@@ -84,7 +84,7 @@
       say();
     };
     if (live && part) {
-      live.hidden = false;
+      $("[data-live-tools]").hidden = false;
       pauseButton.addEventListener("click", () => setPaused(!paused));
       part.addEventListener("htmx:after:swap", () => { updated = Date.now(); waiting = 0; if (lost) setLost(false); say(); });
       for (const name of ["htmx:error", "htmx:response:error"]) part.addEventListener(name, () => { waiting = 0; setLost(true); });
@@ -99,6 +99,29 @@
       connect();
       say();
     }
+
+    // What scrolls sideways is reached by keys; what does not is no stop on the way. Drawings say so themselves.
+    const stops = () => {
+      for (const box of document.querySelectorAll(".scroll:not([data-stop=never])")) {
+        if (box.dataset.stop === undefined && box.hasAttribute("tabindex")) { box.dataset.stop = "never"; continue; }
+        box.dataset.stop = "";
+        if (box.scrollWidth > box.clientWidth) {
+          box.tabIndex = 0;
+          box.setAttribute("role", "group");
+          const title = box.closest("section, details")?.querySelector("h2, h3, summary")?.textContent.trim();
+          box.setAttribute("aria-label", title ? `${title}, scrolls sideways` : "Scrolls sideways");
+        } else if (box !== document.activeElement) {
+          for (const name of ["tabindex", "role", "aria-label"]) box.removeAttribute(name);
+        }
+      }
+    };
+    let measuring = 0;
+    const measure = () => { cancelAnimationFrame(measuring); measuring = requestAnimationFrame(stops); };
+    stops();
+    addEventListener("load", measure);
+    addEventListener("resize", measure);
+    document.addEventListener("toggle", measure, true);
+    document.addEventListener("htmx:after:swap", measure);
 
     // Copy buttons: delegated, so that swapped parts need no wiring.
     document.addEventListener("click", async (event) => {

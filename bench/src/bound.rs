@@ -56,6 +56,15 @@ pub fn file(bytes: u64, links: &[LinkSpec], access_mbit: Option<f64>) -> f64 {
     if bytes <= LEAF_BYTES { single_block(bytes, links) } else { bound(bytes, levels(bytes), links, access_mbit) }
 }
 
+/// The bound of a transfer whose links change when `share` of it has arrived: T_k of that share, then the rest at the
+/// rates of `after`, which flow already.
+pub fn changed(bytes: u64, share: f64, before: &[LinkSpec], after: &[LinkSpec], access_mbit: Option<f64>) -> f64 {
+    let first = (share * bytes as f64) as u64;
+    let rate = after.iter().map(|link| link.mbit).sum::<f64>().min(access_mbit.unwrap_or(f64::INFINITY));
+    let rest = (bytes - first) as f64 * 8.0 / (rate * 1e6 * GOODPUT);
+    bound(first, levels(bytes), before, access_mbit) + rest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +105,14 @@ mod tests {
             let got = ms(file(bytes, links, Some(300.0).filter(|_| links.len() > 1)));
             assert!(got.abs_diff(wanted) <= 1, "{bytes} bytes over {links:?}: {got} ms, not {wanted}");
         }
+    }
+
+    #[test]
+    fn a_link_that_falls_at_a_third_costs_its_rate_from_then_on() {
+        // RETRIEVAL.md §5.3: D whose first link falls to 2 Mbit/s at 30 % of 20 MB.
+        let mut after = D.to_vec();
+        after[0].mbit = 2.0;
+        assert!(ms(changed(20_000_000, 0.3, D, &after, Some(300.0))).abs_diff(1855) <= 1);
     }
 
     #[test]

@@ -25,12 +25,21 @@ pub struct Fetched {
     pub sha256: [u8; 32],
 }
 
-/// A GET over a connection of its own, which is made before the clock starts. `progress` is told the bytes so far.
-pub fn get(host: SocketAddr, path: &str, mut progress: impl FnMut(u64)) -> io::Result<Fetched> {
+/// A GET over a connection of its own, which is made before the clock starts.
+pub fn get(host: SocketAddr, path: &str) -> io::Result<Fetched> {
     let stream = TcpStream::connect_timeout(&host, TIMEOUT)?;
     stream.set_nodelay(true)?;
     let mut connection = Connection::new(stream, host)?;
-    connection.get(path, &mut progress)
+    connection.get(path)
+}
+
+/// The same, with the body.
+pub fn body(host: SocketAddr, path: &str) -> io::Result<(Fetched, Vec<u8>)> {
+    let stream = TcpStream::connect_timeout(&host, TIMEOUT)?;
+    stream.set_nodelay(true)?;
+    let mut body = Vec::new();
+    let fetched = Connection::new(stream, host)?.fetch(path, Some(&mut body))?;
+    Ok((fetched, body))
 }
 
 /// A connection that is kept.
@@ -46,18 +55,21 @@ impl Connection {
         Ok(Self { reader: BufReader::with_capacity(CHUNK, stream), host })
     }
 
-    pub fn get(&mut self, path: &str, progress: &mut dyn FnMut(u64)) -> io::Result<Fetched> {
+    pub fn get(&mut self, path: &str) -> io::Result<Fetched> {
+        self.fetch(path, None)
+    }
+
+    /// `keep`: where the body goes, too.
+    fn fetch(&mut self, path: &str, keep: Option<&mut Vec<u8>>) -> io::Result<Fetched> {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nUser-Agent: tidegate-bench\r\n\r\n", self.host);
         let started = Instant::now();
         self.reader.get_mut().write_all(request.as_bytes())?;
         let head = Head::read(&mut self.reader)?;
-        let mut body = Body { hash: Sha256::new(), bytes: 0, first: None, started, progress };
+        let mut body = Body { hash: Sha256::new(), bytes: 0, first: None, started, keep };
         match head.length {
             Some(length) => body.take(&mut self.reader, length)?,
             None if head.chunked => loop {
-                let size = line(&mut self.reader)?;
-                let size = u64::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16)
-                    .map_err(|_| io::Error::other(format!("chunk size {size:?}")))?;
+                let size = chunk_size(&mut self.reader)?;
                 body.take(&mut self.reader, size)?;
                 line(&mut self.reader)?;
                 if size == 0 {
@@ -117,7 +129,7 @@ struct Body<'a> {
     bytes: u64,
     first: Option<Duration>,
     started: Instant,
-    progress: &'a mut dyn FnMut(u64),
+    keep: Option<&'a mut Vec<u8>>,
 }
 
 impl Body<'_> {
@@ -131,43 +143,89 @@ impl Body<'_> {
             self.first.get_or_insert_with(|| self.started.elapsed());
             let part = &buffer[..buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX))];
             self.hash.update(part);
+            if let Some(keep) = &mut self.keep {
+                keep.extend_from_slice(part);
+            }
             let length = part.len();
             reader.consume(length);
             left -= length as u64;
             self.bytes += length as u64;
-            (self.progress)(self.bytes);
         }
         Ok(())
     }
 }
 
-/// The JSON that a GET answers, for the programs' own interfaces.
-pub fn json(host: SocketAddr, path: &str) -> io::Result<serde_json::Value> {
-    let mut stream = TcpStream::connect_timeout(&host, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
-    let mut reader = BufReader::new(stream);
-    let head = Head::read(&mut reader)?;
-    let mut body = Vec::new();
-    match head.length {
-        Some(length) => reader.take(length).read_to_end(&mut body)?,
-        None => reader.read_to_end(&mut body)?,
-    };
-    if head.status != 200 {
-        return Err(io::Error::other(format!("{path} answered {}: {}", head.status, String::from_utf8_lossy(&body))));
+/// The JSON that a request without a body answers, for the programs' own interfaces.
+pub fn json(method: &str, host: SocketAddr, path: &str) -> io::Result<serde_json::Value> {
+    let (status, body) = exchange(method, host, path, None, None)?;
+    if status != 200 {
+        return Err(io::Error::other(format!("{path} answered {status}: {}", String::from_utf8_lossy(&body))));
     }
     Ok(serde_json::from_slice(&body)?)
 }
 
-/// [`get`] inside a namespace.
-pub fn get_in(
-    namespace: &Namespace,
+pub fn text(host: SocketAddr, path: &str) -> io::Result<String> {
+    let (_, body) = exchange("GET", host, path, None, None)?;
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+/// Sends JSON; the status and the body of the answer.
+pub fn post(
     host: SocketAddr,
     path: &str,
-    progress: impl FnMut(u64) + Send + 'static,
-) -> io::Result<Fetched> {
+    token: Option<&str>,
+    value: &serde_json::Value,
+) -> io::Result<(u16, Vec<u8>)> {
+    exchange("POST", host, path, token, Some(serde_json::to_vec(value)?))
+}
+
+fn exchange(
+    method: &str,
+    host: SocketAddr,
+    path: &str,
+    token: Option<&str>,
+    body: Option<Vec<u8>>,
+) -> io::Result<(u16, Vec<u8>)> {
+    let mut stream = TcpStream::connect_timeout(&host, TIMEOUT)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let body = body.unwrap_or_default();
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
+    if let Some(token) = token {
+        head.push_str(&format!("Authorization: Bearer {token}\r\n"));
+    }
+    if !body.is_empty() {
+        head.push_str("Content-Type: application/json\r\n");
+    }
+    write!(stream, "{head}Content-Length: {}\r\n\r\n", body.len())?;
+    stream.write_all(&body)?;
+    let mut reader = BufReader::new(stream);
+    let head = Head::read(&mut reader)?;
+    let mut answer = Vec::new();
+    match head.length {
+        Some(length) => drop(reader.take(length).read_to_end(&mut answer)?),
+        None if head.chunked => loop {
+            let size = chunk_size(&mut reader)?;
+            reader.by_ref().take(size).read_to_end(&mut answer)?;
+            line(&mut reader)?;
+            if size == 0 {
+                break;
+            }
+        },
+        None => drop(reader.read_to_end(&mut answer)?),
+    }
+    Ok((head.status, answer))
+}
+
+fn chunk_size(reader: &mut impl BufRead) -> io::Result<u64> {
+    let size = line(reader)?;
+    u64::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16)
+        .map_err(|_| io::Error::other(format!("chunk size {size:?}")))
+}
+
+/// [`get`] inside a namespace.
+pub fn get_in(namespace: &Namespace, host: SocketAddr, path: &str) -> io::Result<Fetched> {
     let path = path.to_owned();
-    namespace.run(move || get(host, &path, progress))
+    namespace.run(move || get(host, &path))
 }
 
 #[cfg(test)]
@@ -192,7 +250,7 @@ mod tests {
         let sized = answer(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabcdef");
         let chunked =
             answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n4;x=y\r\ncdef\r\n0\r\n\r\n");
-        let [sized, chunked] = [sized, chunked].map(|host| get(host, "/", |_| {}).unwrap());
+        let [sized, chunked] = [sized, chunked].map(|host| get(host, "/").unwrap());
         assert_eq!((sized.status, sized.bytes, sized.sha256), (200, 6, chunked.sha256));
         assert_eq!(sized.sha256, <[u8; 32]>::from(Sha256::digest(b"abcdef")));
     }
@@ -200,6 +258,6 @@ mod tests {
     #[test]
     fn a_body_that_ends_early_is_an_error() {
         let cut = answer(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc");
-        assert_eq!(get(cut, "/", |_| {}).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(get(cut, "/").unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -14,6 +14,9 @@ use crate::client::{self, Fetched};
 use crate::net::namespace::Namespace;
 use crate::process::Process;
 
+/// Tidegate's counter of bytes that came again, without its prefix.
+const DUPLICATES: &str = "retriever_duplicate_bytes_total";
+
 /// A file or directory that every provider has.
 #[derive(Debug, Clone)]
 pub struct Content {
@@ -32,8 +35,7 @@ pub trait Contender: Send {
     fn remark(&self) -> Option<&'static str> {
         None
     }
-    /// Fetches `content`; `progress` is told the bytes so far where the contender tells.
-    fn fetch(&mut self, content: &Content, progress: Box<dyn FnMut(u64) + Send>) -> io::Result<Fetched>;
+    fn fetch(&mut self, content: &Content) -> io::Result<Fetched>;
     /// A gateway's address, for scenarios with several requests at once.
     fn host(&self) -> Option<SocketAddr> {
         None
@@ -43,6 +45,18 @@ pub trait Contender: Send {
     fn peak_memory(&self) -> Option<u64>;
     /// An error when it is no longer there.
     fn check(&mut self) -> io::Result<()>;
+    /// Where a peer that joins later finds it: a multiaddr with `/p2p`.
+    fn swarm(&self) -> Option<String> {
+        None
+    }
+    /// Bytes of blocks that arrived twice since it started, as the program itself counts them.
+    fn duplicates(&self) -> Option<u64> {
+        None
+    }
+    /// What it keeps of the retrieval of `cid`: attempts and events.
+    fn explain(&self, _cid: &str) -> Option<serde_json::Value> {
+        None
+    }
 }
 
 /// A program with an IPFS gateway.
@@ -52,8 +66,25 @@ pub struct Gateway {
     pub process: Process,
     pub namespace: Namespace,
     pub host: SocketAddr,
+    pub swarm: Option<String>,
+    pub inside: Inside,
     /// Of its own, removed at the end.
     pub _data: Scratch,
+}
+
+/// Which interface of its own a gateway has.
+#[derive(Debug, Clone, Copy)]
+pub enum Inside {
+    /// The admin listener.
+    Tidegate(SocketAddr),
+    /// The RPC listener.
+    Kubo(SocketAddr),
+}
+
+impl Gateway {
+    fn ask(&self, method: &'static str, host: SocketAddr, path: String) -> io::Result<serde_json::Value> {
+        self.namespace.run(move || client::json(method, host, &path))
+    }
 }
 
 impl Contender for Gateway {
@@ -65,8 +96,8 @@ impl Contender for Gateway {
         &self.version
     }
 
-    fn fetch(&mut self, content: &Content, progress: Box<dyn FnMut(u64) + Send>) -> io::Result<Fetched> {
-        client::get_in(&self.namespace, self.host, &format!("/ipfs/{}", content.cid), progress)
+    fn fetch(&mut self, content: &Content) -> io::Result<Fetched> {
+        client::get_in(&self.namespace, self.host, &format!("/ipfs/{}", content.cid))
     }
 
     fn host(&self) -> Option<SocketAddr> {
@@ -86,6 +117,38 @@ impl Contender for Gateway {
             return Ok(());
         }
         Err(io::Error::other(format!("{} ended: {}", self.process.name, self.process.last_words())))
+    }
+
+    fn swarm(&self) -> Option<String> {
+        self.swarm.clone()
+    }
+
+    fn duplicates(&self) -> Option<u64> {
+        match self.inside {
+            Inside::Kubo(api) => {
+                self.ask("POST", api, "/api/v0/bitswap/stat".to_owned()).ok()?["DupDataReceived"].as_u64()
+            }
+            Inside::Tidegate(admin) => {
+                let host = admin;
+                let text = self.namespace.run(move || client::text(host, "/metrics")).ok()?;
+                let line =
+                    text.lines().find(|line| line.split(' ').next().is_some_and(|name| name.ends_with(DUPLICATES)))?;
+                line.rsplit(' ').next()?.parse().ok()
+            }
+        }
+    }
+
+    fn explain(&self, cid: &str) -> Option<serde_json::Value> {
+        let Inside::Tidegate(admin) = self.inside else { return None };
+        // Rows are written within seconds.
+        for _ in 0..50 {
+            let list = self.ask("GET", admin, format!("/api/v1/retrievals?cid={cid}")).ok()?;
+            if let Some(id) = list["items"][0]["id"].as_i64() {
+                return self.ask("GET", admin, format!("/api/v1/retrievals/{id}")).ok();
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        None
     }
 }
 

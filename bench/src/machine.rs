@@ -5,6 +5,32 @@ use std::fs;
 
 use serde::Serialize;
 
+/// Processor time of the whole machine so far, in ticks.
+#[derive(Debug, Clone, Copy)]
+pub struct Busy {
+    busy: u64,
+    all: u64,
+}
+
+/// `None`: the kernel does not tell.
+pub fn busy() -> Option<Busy> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let ticks: Vec<u64> =
+        text.lines().next()?.split_whitespace().skip(1).filter_map(|tick| tick.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal (proc(5)); guests are in user already.
+    let all = ticks.iter().take(8).sum();
+    let idle: u64 = ticks.get(3)? + ticks.get(4)?;
+    Some(Busy { busy: all - idle, all })
+}
+
+impl Busy {
+    /// Share of all cores that was used since `before`, 0 to 1.
+    pub fn since(self, before: Self) -> Option<f64> {
+        let all = self.all.checked_sub(before.all).filter(|all| *all > 0)?;
+        Some(self.busy.saturating_sub(before.busy) as f64 / all as f64)
+    }
+}
+
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
     pub cpu: String,

@@ -10,24 +10,30 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
+use crate::adversary::Adversary;
 use crate::contender::aria2::Aria2;
 use crate::contender::kubo::{self, Kubo};
-use crate::contender::tidegate::{self, Peers};
+use crate::contender::tidegate::{self, Peer, Peers};
 use crate::contender::web::{self, Nginx, WarmConnection};
 use crate::contender::{Contender, Content, Gateway, Scratch, Transport};
+use crate::net::emulator::Change;
 use crate::net::star::Star;
 use crate::router;
 use crate::run::Options;
-use crate::scenario::LinkSet;
+use crate::scenario::{End, LinkSet};
 
 /// What a delegated router takes, each time (RETRIEVAL.md §5.3, S5).
-const ROUTER_DELAY: Duration = Duration::from_millis(30);
+pub const ROUTER_DELAY: Duration = Duration::from_millis(30);
+
+/// The peer id of the dead: well formed, and nobody's.
+const NOBODY: &str = "12D3KooWNYoPwwLp9AgQpjdu3KufXAPMS3nkSSSgq8Etx7xNU4Eq";
 
 pub struct World {
     pub set: LinkSet,
     pub star: Star,
-    providers: Vec<Provider>,
-    webs: Vec<Nginx>,
+    ends: Vec<Place>,
+    /// With the place of its link.
+    webs: Vec<(usize, Nginx)>,
     transport: Transport,
     scratch: Scratch,
     seed: u64,
@@ -41,24 +47,21 @@ pub enum Providers {
     Tidegate,
 }
 
-/// A program at the end of a link that has the contents.
-enum Provider {
+/// What is at the end of a link.
+enum Place {
     Kubo(Kubo),
     Tidegate(tidegate::Provider),
+    Adversary(Adversary),
+    Dead,
 }
 
-impl Provider {
-    fn peer_id(&self) -> &str {
+impl Place {
+    /// `None`: it takes no contents of its own.
+    fn add(&self, path: &Path) -> Option<io::Result<String>> {
         match self {
-            Self::Kubo(kubo) => &kubo.peer_id,
-            Self::Tidegate(tidegate) => &tidegate.peer_id,
-        }
-    }
-
-    fn add(&self, path: &Path) -> io::Result<String> {
-        match self {
-            Self::Kubo(kubo) => kubo.add(path),
-            Self::Tidegate(tidegate) => tidegate.add(path),
+            Self::Kubo(kubo) => Some(kubo.add(path)),
+            Self::Tidegate(tidegate) => Some(tidegate.add(path)),
+            Self::Adversary(_) | Self::Dead => None,
         }
     }
 }
@@ -78,31 +81,67 @@ impl Drop for Made {
 impl World {
     /// A star of `set`, with one provider and, if it is installed and `web` is set, one nginx at the end of each link.
     pub fn new(set: &LinkSet, options: &Options, web: bool) -> io::Result<Self> {
-        let (transport, seed) = (options.transport, options.seed);
-        let scratch = Scratch::new(&options.scratch, &set.name)?;
-        let star = Star::new(&set.links, set.access_mbit, &options.congestion_control, seed)?;
-        let mut providers = Vec::new();
-        let mut webs = Vec::new();
-        for (place, namespace) in star.providers.iter().enumerate() {
+        let Options { congestion_control, transport, seed, .. } = options;
+        let star = Star::new(&set.links, set.access_mbit, congestion_control, *seed)?;
+        let scratch = Scratch::new(&options.scratch, "world")?;
+        let (mut ends, mut webs) = (Vec::new(), Vec::new());
+        for (place, (namespace, end)) in star.providers.iter().zip(&set.ends).enumerate() {
             let address = Star::address(place);
-            providers.push(match options.providers {
-                Providers::Kubo => {
-                    let swarm = Transport::Both.addresses(&address);
-                    Provider::Kubo(Kubo::start(namespace, &scratch.0, &swarm, None)?)
+            ends.push(match (end, options.providers) {
+                (End::Adversary(kind), _) => {
+                    let address = format!("{address}:4001").parse().map_err(io::Error::other)?;
+                    Place::Adversary(Adversary::start(Some(namespace), *kind, address, set.links[place])?)
                 }
-                Providers::Tidegate => Provider::Tidegate(tidegate::Provider::start(namespace, &scratch.0, &address)?),
+                (End::Dead, _) => {
+                    star.emulator.change(Change::Cut(place, true));
+                    Place::Dead
+                }
+                (End::Provider | End::Late, Providers::Kubo) => {
+                    let swarm = Transport::Both.addresses(&address);
+                    Place::Kubo(Kubo::start(namespace, &scratch.0, &swarm, None)?)
+                }
+                (End::Provider | End::Late, Providers::Tidegate) => {
+                    Place::Tidegate(tidegate::Provider::start(namespace, &scratch.0, &address)?)
+                }
             });
-            if web && web::version().is_some() {
-                webs.push(Nginx::start(namespace, &scratch.0, &address)?);
+            if web && *end == End::Provider && web::version().is_some() {
+                webs.push((place, Nginx::start(namespace, &scratch.0, &address)?));
             }
         }
-        Ok(Self { set: set.clone(), star, providers, webs, transport, scratch, seed, made: 0 })
+        let world = Self { set: set.clone(), star, ends, webs, transport: *transport, scratch, seed: *seed, made: 0 };
+        if set.is_adverse() && world.kubo().is_none() {
+            return Err(io::Error::other(format!("{} needs --providers kubo", set.name)));
+        }
+        Ok(world)
     }
 
-    /// (address, peer id) of each provider.
-    fn peers(&self) -> Vec<(String, String)> {
-        let peer = |(place, provider): (usize, &Provider)| (Star::address(place), provider.peer_id().to_owned());
-        self.providers.iter().enumerate().map(peer).collect()
+    /// All that a contender is told of.
+    fn peers(&self) -> Vec<Peer> {
+        let peer = |(place, end): (usize, &Place)| {
+            let (id, dead) = match end {
+                _ if self.set.ends[place] == End::Late => return None,
+                Place::Kubo(kubo) => (kubo.peer_id.clone(), false),
+                Place::Tidegate(tidegate) => (tidegate.peer_id.clone(), false),
+                Place::Adversary(adversary) => (adversary.peer_id.clone(), false),
+                Place::Dead => (NOBODY.to_owned(), true),
+            };
+            Some(Peer { address: Star::address(place), id, dead })
+        };
+        self.ends.iter().enumerate().filter_map(peer).collect()
+    }
+
+    fn kubo(&self) -> Option<&Kubo> {
+        self.ends.iter().find_map(|end| if let Place::Kubo(kubo) = end { Some(kubo) } else { None })
+    }
+
+    pub fn adversaries(&self) -> impl Iterator<Item = &Adversary> {
+        self.ends.iter().filter_map(|end| if let Place::Adversary(adversary) = end { Some(adversary) } else { None })
+    }
+
+    /// The provider that comes later, and the link it is at the end of.
+    pub fn late(&self) -> Option<(usize, &Kubo)> {
+        let place = self.set.ends.iter().position(|end| *end == End::Late)?;
+        if let Place::Kubo(kubo) = &self.ends[place] { Some((place, kubo)) } else { None }
     }
 
     /// A contender that is connected to every provider, by name. `None`: its program is not installed.
@@ -116,15 +155,19 @@ impl World {
                 Some(Box::new(tidegate::contender(gateway, &self.scratch.0, policy, &peers)?))
             }
             "kubo" => Some(Box::new(kubo::contender(gateway, &self.scratch.0, &peers, self.transport)?)),
-            "aria2" if !self.webs.is_empty() => match Aria2::new(gateway, &self.scratch.0, self.webs.len())? {
-                Some(aria2) => Some(Box::new(aria2)),
-                None => None,
-            },
+            "aria2" if !self.webs.is_empty() => {
+                let mirrors = self.webs.iter().map(|(place, _)| Star::address(*place)).collect();
+                match Aria2::new(gateway, &self.scratch.0, mirrors)? {
+                    Some(aria2) => Some(Box::new(aria2)),
+                    None => None,
+                }
+            }
             "nginx-warm" if !self.webs.is_empty() => {
-                let rate = |place: &usize| self.set.links[*place].mbit;
-                let best = (0..self.webs.len()).max_by(|a, b| rate(a).total_cmp(&rate(b))).unwrap_or_default();
-                let host: SocketAddr =
-                    format!("{}:{}", Star::address(best), web::PORT).parse().map_err(io::Error::other)?;
+                let rate = |place: usize| self.set.links[place].mbit;
+                let best = self.webs.iter().map(|(place, _)| *place).max_by(|a, b| rate(*a).total_cmp(&rate(*b)));
+                let host: SocketAddr = format!("{}:{}", Star::address(best.unwrap_or_default()), web::PORT)
+                    .parse()
+                    .map_err(io::Error::other)?;
                 Some(Box::new(WarmConnection::new(gateway, host)))
             }
             _ => None,
@@ -146,16 +189,25 @@ impl World {
     }
 
     pub fn router(&self) -> io::Result<SocketAddr> {
-        let records =
-            self.peers().into_iter().map(|(address, peer_id)| (self.transport.addresses(&address), peer_id)).collect();
+        let record = |peer: Peer| (self.transport.addresses(&peer.address), peer.id);
+        let records = self.peers().into_iter().map(record).collect();
         router::start(&self.star.gateway, records, ROUTER_DELAY)
     }
 
     /// Random bytes that nobody has seen, on every provider.
     pub fn file(&mut self, bytes: u64) -> io::Result<Made> {
+        self.file_served(bytes, false)
+    }
+
+    /// Such a file that adversaries serve as good peers do.
+    pub fn harmless_file(&mut self, bytes: u64) -> io::Result<Made> {
+        self.file_served(bytes, true)
+    }
+
+    fn file_served(&mut self, bytes: u64, honest: bool) -> io::Result<Made> {
         let path = self.next_path();
         let sha256 = write_random(&path, bytes, self.seed ^ self.made)?;
-        self.add(path, bytes, sha256)
+        self.add(path, bytes, sha256, honest)
     }
 
     /// A directory of `count` such files of `bytes` each.
@@ -167,7 +219,7 @@ impl World {
             let seed = (self.seed ^ self.made).wrapping_mul(1_000_003).wrapping_add(n);
             hashes.push(write_random(&path.join(format!("{n:04}")), bytes, seed)?);
         }
-        Ok((self.add(path, count * bytes, [0; 32])?, hashes))
+        Ok((self.add(path, count * bytes, [0; 32], false)?, hashes))
     }
 
     fn next_path(&mut self) -> PathBuf {
@@ -175,38 +227,50 @@ impl World {
         self.scratch.0.join(format!("content-{}", self.made))
     }
 
-    fn add(&self, path: PathBuf, bytes: u64, sha256: [u8; 32]) -> io::Result<Made> {
+    fn add(&self, path: PathBuf, bytes: u64, sha256: [u8; 32], honest: bool) -> io::Result<Made> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let cids: Vec<io::Result<String>> = std::thread::scope(|scope| {
-            let adding: Vec<_> = self.providers.iter().map(|provider| scope.spawn(|| provider.add(&path))).collect();
-            let joined = adding
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|_| Err(io::Error::other("adding to a provider panicked"))));
-            joined.collect()
+            let adding: Vec<_> = self.ends.iter().map(|end| scope.spawn(|| end.add(&path))).collect();
+            let panicked = |_| Some(Err(io::Error::other("adding to a provider panicked")));
+            adding.into_iter().filter_map(|thread| thread.join().unwrap_or_else(panicked)).collect()
         });
         let cids: Vec<String> = cids.into_iter().collect::<io::Result<_>>()?;
         if path.is_file() {
-            for web in &self.webs {
+            for (_, web) in &self.webs {
                 web.add(&path, &name)?;
             }
         }
-        match cids.first() {
+        let made = match cids.first() {
             Some(cid) if cids.iter().all(|other| other == cid) => {
-                Ok(Made { content: Content { cid: cid.clone(), bytes, sha256, name }, path })
+                Made { content: Content { cid: cid.clone(), bytes, sha256, name }, path }
             }
-            _ => Err(io::Error::other(format!("the providers do not agree on a CID: {cids:?}"))),
-        }
+            _ => return Err(io::Error::other(format!("the providers do not agree on a CID: {cids:?}"))),
+        };
+        self.give(&made, honest)?;
+        Ok(made)
     }
 
-    /// Web copies of `made` go too.
+    /// Gives adversaries the content that they shall misbehave on.
+    pub fn give_adversaries(&self, made: &Made) -> io::Result<()> {
+        self.give(made, false)
+    }
+
+    fn give(&self, made: &Made, honest: bool) -> io::Result<()> {
+        let Some(kubo) = self.kubo().filter(|_| self.adversaries().next().is_some()) else { return Ok(()) };
+        let car = kubo.export(&made.content.cid)?;
+        self.adversaries().try_for_each(|adversary| adversary.load(&car, honest))
+    }
+
+    /// Copies of `made` on web servers and with adversaries go too.
     pub fn forget(&self, made: &Made) {
-        for web in &self.webs {
+        self.adversaries().for_each(Adversary::clear);
+        for (_, web) in &self.webs {
             web.remove(&made.content.name);
         }
     }
 
     pub fn check(&mut self) -> io::Result<()> {
-        self.webs.iter_mut().try_for_each(Nginx::check)
+        self.webs.iter_mut().try_for_each(|(_, web)| web.check())
     }
 }
 

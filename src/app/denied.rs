@@ -34,6 +34,10 @@ impl LocalBlocks for Allowed {
         LocalBlocks::cache(&*self.blocks, block);
     }
 
+    fn used(&self, block: &Block) {
+        LocalBlocks::used(&*self.blocks, block);
+    }
+
     fn denied(&self, cid: &Cid) -> Option<Denied> {
         self.denylists.cid(cid)
     }

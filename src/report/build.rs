@@ -43,9 +43,10 @@ pub async fn build(
     let sections = match kind {
         ReportType::Ipfs => {
             let (transfers, runs) = measured(db, window, run).await?;
+            let (comparison, strata) = db.comparison_and_strata(window).await?;
             sections::ipfs(&IpfsData {
-                comparison: db.comparison(window).await?,
-                strata: db.comparison_by_providers(window).await?,
+                comparison,
+                strata,
                 tally: db.tally(window).await?,
                 standard: db.tally_of(window, ("policy", "standard")).await?,
                 optimized: db.tally_of(window, ("policy", "optimized")).await?,

@@ -47,6 +47,24 @@ fn choose() -> Result<wgpu::Adapter, NativeError> {
     Ok(futures::executor::block_on(instance().request_adapter(&options))?)
 }
 
+/// The name that browsers give a vendor (`GPUAdapterInfo.vendor`), by its number: of PCI, or of Vulkan's register from
+/// 0x10000 on (`VkVendorId`).
+fn vendor(id: u32) -> String {
+    match id {
+        0x1002 | 0x1022 => "amd",
+        0x106b => "apple",
+        0x10005 => "mesa",
+        0x10de => "nvidia",
+        0x13b5 => "arm",
+        0x14e4 => "broadcom",
+        0x1ae0 => "google",
+        0x5143 => "qualcomm",
+        0x8086 => "intel",
+        _ => return format!("0x{id:04x}"),
+    }
+    .to_owned()
+}
+
 fn describe(adapter: &wgpu::Adapter) -> Adapter {
     let info = adapter.get_info();
     let limits = adapter.limits();
@@ -54,8 +72,9 @@ fn describe(adapter: &wgpu::Adapter) -> Adapter {
     let told = |name: &str, has: bool| has.then(|| name.to_owned());
     let limit = |name: &str, value: u64| (name.to_owned(), value as f64);
     Adapter {
-        vendor: format!("0x{:04x}", info.vendor),
-        architecture: String::new(),
+        vendor: vendor(info.vendor),
+        // A software adapter is known by its driver, as browsers tell `swiftshader`.
+        architecture: if info.device_type == wgpu::DeviceType::Cpu { info.driver.clone() } else { String::new() },
         device: format!("0x{:04x}", info.device),
         description: info.name,
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),

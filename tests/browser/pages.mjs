@@ -1,185 +1,148 @@
-// Opens the admin pages in Chromium, phone and desktop, light and dark, and holds what a person would notice at once:
-// nothing on the console, no request to anybody else, no sideways scrolling, content there with and without scripts.
+// Opens every page of a plan in one browser, light and dark, with and without scripts, from a small phone to 4K, and holds what
+// a person would notice at once: what the page must say is there, nothing on the console, no request to anybody else, no sideways
+// scrolling, no control without a name; axe-core finds nothing serious, html-validate no error, no link of ours leads nowhere.
 //
-//   ADMIN=http://127.0.0.1:8090 [OUT=screenshots] [CHROMIUM=/usr/lib/chromium/chromium] [PAGES=/,/retrievals] node pages.mjs
+//   PLAN=plan.json BROWSER=chromium|firefox [OUT=FOLDER for screenshots] node pages.mjs
 //
-// The server runs already and may be empty or filled. Exit code 1 when a check fails; the screenshots are written anyway.
-import { mkdir, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+// The plan, made by tests/live/pages.py: {admin, gateway, pages: [{name, url, status, want: [text, ...]}], behaviour: bool}.
+// The servers run already. Exit code 1 when a check fails; the screenshots are written anyway.
+import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import puppeteer from "puppeteer-core";
+import axe from "axe-core";
+import { HtmlValidate } from "html-validate";
+import { behaviour } from "./behaviour.mjs";
+import { launch } from "./browsers.mjs";
 
-const admin = (process.env.ADMIN ?? "http://127.0.0.1:8090").replace(/\/$/, "");
-const out = process.env.OUT ?? join(import.meta.dirname, "screenshots");
-const executablePath = process.env.CHROMIUM ?? "/usr/lib/chromium/chromium";
-const WIDTHS = [320, 375, 1440, 3840];
-const SHOTS = new Set([375, 1440]);
+const plan = JSON.parse(await readFile(process.env.PLAN, "utf8"));
+const kind = process.env.BROWSER ?? "chromium";
+const out = process.env.OUT;
+const WIDTHS = [320, 390, 1440, 3840];
+const AXE_AT = new Set([390, 1440]);
+const SHOTS = { 390: "phone", 1440: "desktop" };
 const failures = [];
-const check = (ok, what) => { if (!ok) { failures.push(what); console.error("FAIL", what); } };
+let checks = 0;
+const check = (ok, what) => { checks += 1; if (!ok) { failures.push(what); console.error(`FAIL ${kind}: ${what}`); } };
+const plain = (text) => text.replace(/\s+/g, " ");
 
-await mkdir(out, { recursive: true });
-const userDataDir = await mkdtemp(join(tmpdir(), "tidegate-browser-"));
-const browser = await puppeteer.launch({
-  executablePath, userDataDir, headless: true,
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-});
-
-// Pages to look at: those asked for, and one retrieval when there is one.
-const paths = (process.env.PAGES ?? "/,/retrievals,/retrievals?outcome=timeout").split(",");
-const list = await (await fetch(`${admin}/api/v1/retrievals?limit=1`)).json();
-if (list.items?.length) paths.push(`/retrievals/${list.items[0].id}`);
-const known = await (await fetch(`${admin}/peers?format=json&sort=in`)).json();
-if (known.rows?.length) paths.push(`/peers/${known.rows[0].peer_id}`);
-
-try {
-  for (const path of paths) {
-    for (const theme of ["light", "dark"]) {
-      for (const width of WIDTHS) await look(path, theme, width);
-    }
-    await withoutScripts(path);
+if (out) await mkdir(out, { recursive: true });
+const links = new Set();
+for (const theme of ["light", "dark"]) {
+  const started = await launch(kind, { theme });
+  try {
+    for (const asked of plan.pages) await look(started, asked, theme);
+    if (plan.behaviour && theme === "light") await behaviour(started, kind, plan.admin, check);
+  } finally {
+    await started.close();
   }
-  await live();
-  await peers();
-  await topology();
+}
+const started = await launch(kind, { scripts: false });
+try {
+  for (const asked of plan.pages) await withoutScripts(started, asked);
 } finally {
-  await browser.close();
-  await rm(userDataDir, { recursive: true, force: true });
+  await started.close();
 }
-if (failures.length) { console.error(`${failures.length} failed`); process.exit(1); }
-console.log(`ok: ${paths.length} pages, screenshots in ${out}`);
+if (kind === "chromium") {
+  for (const asked of plan.pages) await validate(asked);
+  await follow();
+}
+if (failures.length) { console.error(`${kind}: ${failures.length} of ${checks} checks failed`); process.exit(1); }
+console.log(`${kind}: ${plan.pages.length} pages, ${checks} checks passed`);
 
-async function open(path, theme, width, scripts = true) {
-  const page = await browser.newPage();
-  const where = `${path} ${theme} ${width}${scripts ? "" : " without scripts"}`;
-  page.on("console", (message) => { if (["error", "warn"].includes(message.type())) check(false, `${where}: console: ${message.text()}`); });
+async function open(started, asked, where) {
+  const page = await started.page();
+  page.on("console", (message) => {
+    // The browser itself says that a page which must be an error is one.
+    if (asked.status >= 400 && /status of 4\d\d|status of 5\d\d/.test(message.text())) return;
+    if (["error", "warn"].includes(message.type())) check(false, `${where}: console: ${message.text()}`);
+  });
   page.on("pageerror", (error) => check(false, `${where}: ${error}`));
-  page.on("request", (request) => { const url = request.url(); check(url.startsWith(admin) || url.startsWith("data:"), `${where}: asks ${url}`); });
-  await page.setJavaScriptEnabled(scripts);
-  await page.setViewport({ width, height: width < 600 ? 812 : 1000, deviceScaleFactor: 1 });
-  await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: theme }]);
-  const response = await page.goto(admin + path, { waitUntil: "load" });
-  check(response.ok(), `${where}: status ${response.status()}`);
-  return { page, where };
+  page.on("request", (request) => {
+    const url = request.url();
+    if (![plan.admin, plan.gateway, "data:"].some((start) => url.startsWith(start)) && url !== "about:blank") check(false, `${where}: asks ${url}`);
+  });
+  await page.setViewport({ width: 1440, height: 1000, deviceScaleFactor: 1 });
+  const response = await page.goto(asked.url, { waitUntil: "load" });
+  check(response.status() === asked.status, `${where}: status ${response.status()}, not ${asked.status}`);
+  return page;
 }
 
-async function look(path, theme, width) {
-  const { page, where } = await open(path, theme, width);
+async function look(started, asked, theme) {
+  const where = `${asked.name} ${theme}`;
+  const page = await open(started, asked, where);
+  let audited = false;
+  for (const width of WIDTHS) {
+    await page.setViewport({ width, height: width < 600 ? 812 : 1000, deviceScaleFactor: 1 });
+    const scroll = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    check(scroll <= 0, `${where} ${width}: scrolls sideways by ${scroll} px`);
+    if (AXE_AT.has(width)) {
+      await audit(page, `${where} ${width}`, audited);
+      audited = true;
+    }
+    if (out && SHOTS[width]) await page.screenshot({ path: join(out, `${asked.name}-${SHOTS[width]}-${theme}.png`), fullPage: true });
+  }
   const seen = await page.evaluate(() => ({
-    scroll: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     heading: document.querySelector("h1")?.textContent ?? "",
-    text: document.body.innerText,
+    text: document.body.textContent,
+    shown: document.body.innerText,
     ground: getComputedStyle(document.body).backgroundColor,
-    small: [...document.querySelectorAll("a, button")].filter((e) => e.checkVisibility() && !e.textContent.trim() && !e.getAttribute("aria-label")).length,
+    nameless: [...document.querySelectorAll("a, button")].filter((e) => e.checkVisibility() && !e.textContent.trim() && !e.getAttribute("aria-label")).length,
+    links: [...document.querySelectorAll("a[href]")].map((a) => new URL(a.getAttribute("href"), document.baseURI).href),
+    ids: [...document.querySelectorAll("[id]")].map((e) => e.id),
   }));
-  check(seen.scroll <= 0, `${where}: scrolls sideways by ${seen.scroll} px`);
   check(seen.heading.trim().length > 0, `${where}: has no heading`);
-  check(!/\bNaN\b|\bInfinity\b|undefined|\[object/.test(seen.text), `${where}: shows a figure that is none`);
-  check(seen.small === 0, `${where}: ${seen.small} controls without a name`);
+  check(!/\bNaN\b|\bInfinity\b|undefined|\[object/.test(seen.shown), `${where}: shows a figure that is none`);
+  check(seen.nameless === 0, `${where}: ${seen.nameless} controls without a name`);
   const dark = Number(/\d+/.exec(seen.ground)[0]) < 64;
   check(dark === (theme === "dark"), `${where}: ground is ${seen.ground}`);
-  if (SHOTS.has(width)) {
-    const name = `${path === "/" ? "overview" : path.replace(/^\/peers\/.+/, "/peers/one").slice(1).replace(/[^a-z]+/g, "-").replace(/-$/, "") || "page"}${/\d/.test(path) ? "-one" : ""}-${width}-${theme}.png`;
-    await page.screenshot({ path: join(out, name), fullPage: true });
+  says(asked, seen.text, where);
+  for (const link of seen.links) {
+    const [address, mark] = link.split("#");
+    if (mark && address === asked.url) check(seen.ids.includes(decodeURIComponent(mark)), `${where}: no element for ${link}`);
+    else if (link.startsWith(`${plan.admin}/`)) links.add(address);
   }
   await page.close();
 }
 
-async function withoutScripts(path) {
-  const { page, where } = await open(path, "light", 1440, false);
-  const text = await page.$eval("main", (main) => main.textContent.trim());
-  check(text.length > 80, `${where}: says nothing`);
+async function withoutScripts(started, asked) {
+  const where = `${asked.name} without scripts`;
+  const page = await open(started, asked, where);
+  const text = await page.$eval("main", (main) => main.textContent);
+  check(plain(text).trim().length > 80 || asked.status >= 400, `${where}: says nothing`);
+  says(asked, await page.$eval("body", (body) => body.textContent), where);
   await page.close();
 }
 
-// The Overview refreshes itself by htmx, pauses, keeps focus, and remembers the theme.
-async function live() {
-  const { page, where } = await open("/", "light", 1440);
-  let partials = 0;
-  page.on("request", (request) => { if (request.url().endsWith("/partials/overview")) partials += 1; });
-  const focused = "a.more[href='/retrievals']";
-  await page.focus(focused);
-  await page.waitForRequest((request) => request.url().endsWith("/partials/overview"), { timeout: 10_000 });
-  await page.waitForNetworkIdle({ idleTime: 300, timeout: 10_000 });
-  check(await page.evaluate((s) => document.activeElement === document.querySelector(s), focused), `${where}: the swap took the focus`);
-  await page.click("[data-action=pause]");
-  await page.waitForFunction(() => document.querySelector(".live").dataset.state === "paused", { timeout: 5_000 });
-  const before = partials;
-  await new Promise((resolve) => setTimeout(resolve, 4_500));
-  check(partials === before, `${where}: ${partials - before} refreshes while paused`);
-  await page.click("[data-action=pause]");
-  await page.click("[data-action=theme]");
-  await page.click("[data-action=theme]");
-  check((await page.evaluate(() => document.documentElement.dataset.theme)) === "dark", `${where}: the theme button does not make it dark`);
-  await page.reload({ waitUntil: "load" });
-  check((await page.evaluate(() => document.documentElement.dataset.theme)) === "dark", `${where}: the theme is not remembered`);
-  await page.keyboard.press("g");
-  await Promise.all([page.waitForNavigation({ timeout: 5_000 }), page.keyboard.press("r")]);
-  check(page.url().endsWith("/retrievals"), `${where}: g r goes to ${page.url()}`);
-  await page.close();
+function says(asked, text, where) {
+  const said = plain(text);
+  for (const want of asked.want) check(said.includes(want), `${where}: does not say ${JSON.stringify(want)}`);
+  check(asked.want.length > 0, `${where}: nothing is asked of it`);
 }
 
-// The table of peers sorts by links, with and without scripts; an empty one says how to fill it.
-async function peers() {
-  for (const scripts of [true, false]) {
-    const { page, where } = await open("/peers?sort=peer", "light", 1440, scripts);
-    const ids = () => page.$$eval("tbody tr[id^=peer-] a.cid", (links) => links.map((link) => link.title));
-    const before = await ids();
-    check(before.length === Math.min(known.rows.length, 50), `${where}: ${before.length} rows of ${known.rows.length}`);
-    if (before.length === 0) {
-      check(/--peer/.test(await page.$eval("main", (main) => main.textContent)), `${where}: does not say how to fill it`);
-    } else {
-      check((await page.$eval("th[aria-sort]", (th) => th.getAttribute("aria-sort"))) === "ascending", `${where}: not sorted by peer`);
-      await Promise.all([page.waitForNavigation(), page.click("th[aria-sort] a")]);
-      check((await page.$eval("th[aria-sort]", (th) => th.getAttribute("aria-sort"))) === "descending", `${where}: a second click does not turn the order`);
-      check(known.rows.length > 50 || (await ids()).join() === before.toReversed().join(), `${where}: the order is not turned`);
-      const csv = await (await fetch(`${admin}/peers?sort=peer&format=csv`)).text();
-      check(csv.trim().split("\r\n").length === known.rows.length + 1, `${where}: the CSV has other rows`);
-      await Promise.all([page.waitForNavigation(), page.click("tbody a.cid")]);
-      check(page.url().includes("/peers/"), `${where}: a row leads to ${page.url()}`);
-    }
-    await page.close();
-  }
+async function audit(page, where, loaded) {
+  if (!loaded) await page.evaluate(axe.source);
+  const found = await page.evaluate(async () => {
+    const { violations } = await globalThis.axe.run(document, { resultTypes: ["violations"] });
+    return violations.map(({ id, impact, help, nodes }) => ({
+      id, impact, help, targets: nodes.slice(0, 3).map((n) => `${n.target.join(" ")} (${n.any[0]?.message ?? n.all[0]?.message ?? ""})`), n: nodes.length,
+    }));
+  });
+  const serious = found.filter(({ impact }) => ["serious", "critical"].includes(impact));
+  check(serious.length === 0, `${where}: axe: ${serious.map((v) => `${v.id} ${v.impact}, ${v.n} places: ${v.help}: ${v.targets.join("; ")}`).join(" | ")}`);
+  for (const { id, impact, help, targets } of found) if (!serious.some((v) => v.id === id)) console.log(`note: ${where}: axe: ${id} (${impact}) ${help}: ${targets[0]}`);
 }
 
-// The graph stands without scripts; with them it zooms, filters, and is used by keys and by dragging.
-async function topology() {
-  const plain = await open("/topology", "light", 1440, false);
-  const drawn = await plain.page.$$eval("[data-network] .peer", (peers) => peers.length);
-  const rows = await plain.page.$$eval("[data-row]", (all) => all.length);
-  check(rows === Math.min(drawn, 50) || drawn > 50, `${plain.where}: ${drawn} drawn, ${rows} in the table`);
-  if (drawn === 0) {
-    check(/--peer/.test(await plain.page.$eval("main", (main) => main.textContent)), `${plain.where}: does not say how to fill it`);
-    await plain.page.close();
-    return;
-  }
-  check((await plain.page.$$eval("[data-network] line.edge", (lines) => lines.length)) > 0, `${plain.where}: no link is drawn`);
-  check(await plain.page.$eval("[data-map-keys]", (keys) => keys.hidden), `${plain.where}: shows buttons that do nothing`);
-  await plain.page.close();
+/** The server's HTML against the standard and the rules for access. */
+async function validate(asked) {
+  const html = await (await fetch(asked.url, { headers: { accept: "text/html" } })).text();
+  const validator = new HtmlValidate({ root: true, extends: ["html-validate:standard", "html-validate:a11y"] });
+  const report = await validator.validateString(html, asked.name);
+  const errors = report.results.flatMap(({ messages }) => messages).filter(({ severity }) => severity === 2);
+  check(errors.length === 0, `${asked.name}: html-validate: ${errors.slice(0, 6).map((e) => `${e.line}:${e.column} ${e.ruleId} ${e.message}`).join(" | ")} (${errors.length})`);
+}
 
-  for (const motion of ["no-preference", "reduce"]) {
-    const { page, where } = await open("/topology", "light", 1440);
-    await page.emulateMediaFeatures([{ name: "prefers-reduced-motion", value: motion }]);
-    const box = () => page.$eval("[data-network]", (svg) => svg.getAttribute("viewBox"));
-    const whole = await box();
-    await page.click("[data-map=in]");
-    check((await box()) !== whole, `${where}: + does not zoom`);
-    await page.click("[data-map=reset]");
-    check((await box()) === whole.split(" ").map((n) => Number(n).toFixed(1)).join(" "), `${where}: Reset does not`);
-    await page.focus(".mapbox");
-    await page.keyboard.press("ArrowRight");
-    check(await page.evaluate(() => document.activeElement.matches("a.peer")), `${where}: arrows go to no peer`);
-    const place = () => page.$eval("a.peer", (peer) => peer.getAttribute("transform"));
-    const start = await place();
-    await page.$eval("[data-network]", (svg) => svg.scrollIntoView({ block: "center" }));
-    const peer = await (await page.$("a.peer path")).boundingBox();
-    await page.mouse.move(peer.x + peer.width / 2, peer.y + peer.height / 2);
-    await page.mouse.down();
-    await page.mouse.move(peer.x + 60, peer.y + 40, { steps: 5 });
-    await page.mouse.up();
-    check((await place()) !== start, `${where}: a peer cannot be dragged (${motion})`);
-    check(page.url().endsWith("/topology"), `${where}: dragging opened ${page.url()}`);
-    await page.type("input[name=q]", "nobody has this name");
-    check((await page.$$eval("a.peer:not(.dim)", (all) => all.length)) === 0, `${where}: the filter leaves peers`);
-    await page.close();
-  }
+/** Every link to the admin listener that stands on a page leads somewhere. */
+async function follow() {
+  const answers = await Promise.all([...links].map(async (link) => [link, (await fetch(link, { headers: { accept: "text/html, */*" } })).status]));
+  for (const [link, status] of answers) check(status < 400 || (link.endsWith("/readyz") && status === 503), `the link ${link} answers ${status}`);
+  check(answers.length > 5 || !plan.pages.some(({ url }) => url.startsWith(`${plan.admin}/`)), `only ${answers.length} links were found`);
 }

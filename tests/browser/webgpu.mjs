@@ -3,29 +3,16 @@
 //   ADMIN=http://127.0.0.1:8090 BROWSER=chromium|firefox [QUERY=?fault=lost] [GPU=no] [MODEL=CID] [OUT=DIR] node webgpu.mjs
 //
 // Prints one JSON object: {state, status, stored, copied, console}. Exit code 1 when the page itself is at fault.
-import { mkdir, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import puppeteer from "puppeteer-core";
+import { launch } from "./browsers.mjs";
 
 const admin = process.env.ADMIN.replace(/\/$/, "");
 const kind = process.env.BROWSER ?? "chromium";
 const gpu = process.env.GPU !== "no";
 const LIMIT_MS = 240_000;
-const profile = await mkdtemp(join(tmpdir(), `tidegate-lab-${kind}-`));
-const quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-default-apps", "--no-default-browser-check"];
-// WEBGPU.md: without --enable-unsafe-webgpu headless Chromium gives a null adapter; without the first preference
-// Firefox has no navigator.gpu.
-const browser = kind === "firefox"
-  ? await puppeteer.launch({
-      browser: "firefox", executablePath: process.env.FIREFOX ?? "/usr/bin/firefox-esr", headless: true,
-      env: { ...process.env, HOME: profile, MOZ_HEADLESS: "1" },
-      extraPrefsFirefox: gpu ? { "dom.webgpu.enabled": true, "gfx.webgpu.ignore-blocklist": true } : {},
-    })
-  : await puppeteer.launch({
-      executablePath: process.env.CHROMIUM ?? "/usr/lib/chromium/chromium", userDataDir: profile, headless: true,
-      args: ["--no-sandbox", ...quiet, ...(gpu ? ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--use-angle=swiftshader"] : ["--disable-gpu"])],
-    });
+const started = await launch(kind, { gpu });
+const { browser } = started;
 const wrong = [];
 let answer;
 try {
@@ -51,8 +38,7 @@ try {
   }));
   if (process.env.OUT) await shots(page);
 } finally {
-  await browser.close();
-  await rm(profile, { recursive: true, force: true });
+  await started.close();
 }
 console.log(JSON.stringify({ ...answer, console: wrong }));
 

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import outages  # noqa: E402
 from tidegate import BIN, Server, add, request  # noqa: E402
 
 KILLS = int(os.environ.get("TIDEGATE_KILLS", "50"))
@@ -273,53 +274,7 @@ def database_away():
     return f"3 MB in {without * 1e3:.0f} ms without a database, {locked * 1e3:.0f} ms under a locked one, whose row came after the lock"
 
 
-def database_full():
-    """A full metrics database: fetches go on, the pages say so, and it goes on by itself when there is room."""
-    data = random.Random(SEED).randbytes(300_000)
-    with tempfile.TemporaryDirectory() as root:
-        small = Path(root, "small")
-        small.mkdir()
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(small)], capture_output=True).returncode:
-            return "SKIPPED: mounting needs root"
-        try:
-            with Server(f"{root}/data", "--offline", "--database", f"sqlite://{small}/metrics.sqlite") as server:
-                cid = add(server, data)
-                ballast = small / "ballast"
-                with open(ballast, "wb", buffering=0) as file:
-                    try:
-                        while True:
-                            file.write(bytes(4096))
-                    except OSError:
-                        pass
-                page, slowest = "", 0.0
-                for _ in range(600):
-                    started = time.monotonic()
-                    assert server.get(f"/ipfs/{cid}")[2] == data
-                    slowest = max(slowest, time.monotonic() - started)
-                    page = request(server.admin, "GET", "/system")[2].decode()
-                    if "It is full" in page:
-                        break
-                    time.sleep(0.05)
-                assert "It is full" in page, "the System page does not say that the database is full"
-                for path in ("/", "/content", "/retrievals"):
-                    assert "not available" in request(server.admin, "GET", path)[2].decode(), f"{path} does not say it"
-                ballast.unlink()
-                wanted = server.get(f"/ipfs/{cid}")[1]["tidegate-retrieval"]
-                for _ in range(300):
-                    if server.api("GET", f"retrievals/{wanted}")[0] == 200:
-                        break
-                    time.sleep(0.2)
-                else:
-                    raise AssertionError("the database did not come back by itself")
-                page = request(server.admin, "GET", "/system")[2].decode()
-                assert "It is full" not in page, "the System page still says that it is full"
-                assert server.stop() == 0
-        finally:
-            subprocess.run(["umount", str(small)], check=False)
-    return f"said on every page, slowest fetch meanwhile {slowest * 1e3:.0f} ms, back by itself"
-
-
-CHECKS = [database_away, database_full, kill_during_add, thousand_for_one_cid, slow_readers, full_disk, flipped_bit, clean_stop]
+CHECKS = [database_away, *outages.CHECKS, kill_during_add, thousand_for_one_cid, slow_readers, full_disk, flipped_bit, clean_stop]
 
 
 def main():

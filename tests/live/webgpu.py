@@ -10,7 +10,6 @@ firefox-esr, mesa-vulkan-drivers, Node and tests/browser's packages (TIDEGATE_NP
 import json
 import os
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -19,9 +18,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import make_model  # noqa: E402
+from browser import node  # noqa: E402
 from tidegate import BIN, QUIET, Server, request  # noqa: E402
 
-BROWSER = Path(__file__).parent.parent / "browser"
 SHAPES = {"64x1x1", "128x1x1", "256x1x1", "8x8x1", "16x16x1", "128x2x1", "64x2x2"}
 TOLERANCE = {"log-mel": 5e-3, "attention": 1e-4}
 passed = []
@@ -34,12 +33,8 @@ def check(name, condition, *facts):
 
 
 def lab(server, browser, query="", **env):
-    folder = Path(os.environ.get("TIDEGATE_NPM", BROWSER))
-    script = folder / "webgpu.mjs"
-    if folder != BROWSER:
-        shutil.copy(BROWSER / "webgpu.mjs", script)
-    env = {**os.environ, "ADMIN": f"http://{server.admin}", "BROWSER": browser, "QUERY": query, **env}
-    ran = subprocess.run(["node", str(script)], env=env, stdout=subprocess.PIPE, text=True, timeout=400)
+    ran = node("webgpu.mjs", {"ADMIN": f"http://{server.admin}", "BROWSER": browser, "QUERY": query, **env},
+               stdout=subprocess.PIPE, timeout=400)
     assert ran.returncode == 0, ran.stdout
     return json.loads(ran.stdout.strip().splitlines()[-1])
 

@@ -10,18 +10,18 @@ use super::web::PORT;
 use super::{Contender, Content, Scratch};
 use crate::client::Fetched;
 use crate::net::namespace::{Namespace, succeed};
-use crate::net::star::Star;
 
 pub struct Aria2 {
     namespace: Namespace,
-    mirrors: usize,
+    /// Addresses of web servers.
+    mirrors: Vec<String>,
     version: String,
     out: Scratch,
     cpu: Duration,
 }
 
 impl Aria2 {
-    pub fn new(namespace: &Namespace, scratch: &Path, mirrors: usize) -> io::Result<Option<Self>> {
+    pub fn new(namespace: &Namespace, scratch: &Path, mirrors: Vec<String>) -> io::Result<Option<Self>> {
         let Some(version) = super::first_line("aria2c", &["--version"]) else { return Ok(None) };
         let out = Scratch::new(scratch, "aria2")?;
         Ok(Some(Self { namespace: namespace.clone(), mirrors, version, out, cpu: Duration::ZERO }))
@@ -41,7 +41,7 @@ impl Contender for Aria2 {
         Some("a plain file from every provider's nginx; the whole process is timed, connects included")
     }
 
-    fn fetch(&mut self, content: &Content, _: Box<dyn FnMut(u64) + Send>) -> io::Result<Fetched> {
+    fn fetch(&mut self, content: &Content) -> io::Result<Fetched> {
         let mut command = self.namespace.command("aria2c");
         command.args([
             "-q",
@@ -58,7 +58,7 @@ impl Contender for Aria2 {
             "-d",
         ]);
         command.arg(&self.out.0);
-        command.args((0..self.mirrors).map(|place| format!("http://{}:{PORT}/{}", Star::address(place), content.name)));
+        command.args(self.mirrors.iter().map(|host| format!("http://{host}:{PORT}/{}", content.name)));
         let before = children_cpu();
         let started = Instant::now();
         let output = command.output()?;

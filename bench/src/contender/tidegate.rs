@@ -4,20 +4,32 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use super::{Gateway, Scratch, Transport};
+use sha2::{Digest, Sha256};
+
+use super::{Gateway, Inside, Scratch, Transport};
 use crate::client;
 use crate::net::namespace::{Namespace, succeed};
 use crate::process::Process;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
+/// A peer that a contender is told of.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub address: String,
+    pub id: String,
+    /// Never answers.
+    pub dead: bool,
+}
+
 /// How a contender finds its providers.
 #[derive(Debug, Clone)]
 pub enum Peers<'a> {
-    /// Connected before the clock starts: (address, peer id).
-    Connected(&'a [(String, String)], Transport),
+    /// Connected before the clock starts, but for the dead.
+    Connected(&'a [Peer], Transport),
     /// A delegated router, asked when the request comes.
     Router(&'a str),
 }
@@ -40,12 +52,12 @@ pub fn contender(namespace: &Namespace, scratch: &Path, policy: &str, peers: &Pe
     serve.args(["--policy", policy]);
     let wanted = match peers {
         Peers::Connected(providers, transport) => {
-            for (address, peer_id) in *providers {
-                for address in transport.addresses(address) {
-                    serve.args(["--peer", &format!("{address}/p2p/{peer_id}")]);
+            for peer in *providers {
+                for address in transport.addresses(&peer.address) {
+                    serve.args(["--peer", &format!("{address}/p2p/{}", peer.id)]);
                 }
             }
-            providers.len()
+            providers.iter().filter(|peer| !peer.dead).count()
         }
         Peers::Router(url) => {
             serve.args(["--router", url, "--allow-private", "10.77.0.0/16"]);
@@ -56,7 +68,7 @@ pub fn contender(namespace: &Namespace, scratch: &Path, policy: &str, peers: &Pe
     let deadline = Instant::now() + CONNECT_LIMIT;
     loop {
         let admin = gateway_admin(&gateway.process)?;
-        let connected = namespace.run(move || client::json(admin, "/api/v1/p2p/peers"))?;
+        let connected = namespace.run(move || client::json("GET", admin, "/api/v1/p2p/peers"))?;
         if connected["total"].as_u64() >= Some(wanted as u64) {
             break;
         }
@@ -91,15 +103,19 @@ impl Provider {
 
     /// Adds a file with Kubo's plain CIDv1 settings, so that all providers have one CID.
     pub fn add(&self, path: &Path) -> io::Result<String> {
-        let mut add = self.namespace.command(&binary()?);
-        add.arg("add").arg(path).args(["-r", "-q", "--data-dir"]).arg(&self.data.0);
-        let output = add.output()?;
-        succeed("tidegate add", &output)?;
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        add(&self.namespace, &self.data.0, path)
     }
 }
 
-fn command(namespace: &Namespace, data: &Path) -> io::Result<Command> {
+/// Adds a file or folder to a running server, by its data directory.
+pub fn add(namespace: &Namespace, data: &Path, path: &Path) -> io::Result<String> {
+    let mut add = namespace.command(&binary()?);
+    let output = add.arg("add").arg(path).args(["-r", "-q", "--data-dir"]).arg(data).output()?;
+    succeed("tidegate add", &output)?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+pub fn command(namespace: &Namespace, data: &Path) -> io::Result<Command> {
     let mut serve = namespace.command(&binary()?);
     serve.arg("serve").arg("--data-dir").arg(data).env("RUST_LOG", "warn").args([
         "--gateway",
@@ -116,14 +132,32 @@ fn command(namespace: &Namespace, data: &Path) -> io::Result<Command> {
     Ok(serve)
 }
 
-fn start(namespace: &Namespace, data: Scratch, mut serve: Command, name: &str) -> io::Result<Gateway> {
+pub fn start(namespace: &Namespace, data: Scratch, mut serve: Command, name: &str) -> io::Result<Gateway> {
     if !serve.get_args().any(|argument| argument == "--listen") {
         serve.args(["--listen", "/ip4/0.0.0.0/udp/0/quic-v1", "--listen", "/ip4/0.0.0.0/tcp/0"]);
     }
     let process = Process::start(name, serve, &data.0.join("serve.log"), |line| line.starts_with("ready "))?;
     let host = address(&process, "gateway=http://")?;
-    let version = super::first_line(&binary()?, &["--version"]).unwrap_or_else(|| "tidegate".to_owned());
-    Ok(Gateway { name: name.to_owned(), version, process, namespace: namespace.clone(), host, _data: data })
+    let inside = Inside::Tidegate(gateway_admin(&process)?);
+    // The address on the first link: there a late provider dials from.
+    let swarm = process.said.last().and_then(|line| {
+        let mut peers = line.split(' ').filter_map(|word| word.strip_prefix("peer="));
+        peers.find(|peer| peer.contains("/10.77.0.1/udp/")).map(str::to_owned)
+    });
+    let (name, version) = (name.to_owned(), version()?);
+    Ok(Gateway { name, version, process, namespace: namespace.clone(), host, swarm, inside, _data: data })
+}
+
+/// What it says of itself, and the build: the hash of the program.
+pub fn version() -> io::Result<String> {
+    static KNOWN: OnceLock<String> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(known.clone());
+    }
+    let path = binary()?;
+    let said = super::first_line(&path, &["--version"]).unwrap_or_else(|| "tidegate".to_owned());
+    let hash = hex::encode(Sha256::digest(std::fs::read(&path)?));
+    Ok(KNOWN.get_or_init(|| format!("{said}, build {}", &hash[..12])).clone())
 }
 
 /// Where the admin listener of a started server is.

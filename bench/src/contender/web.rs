@@ -38,7 +38,7 @@ impl Nginx {
             format!(
                 "user root;\nworker_processes 1;\ndaemon off;\npid {dir}/pid;\nerror_log {dir}/error.log;\n\
                  events {{ worker_connections 512; }}\n\
-                 http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000; keepalive_timeout 1h;\n\
+                 http {{ access_log off; sendfile on; keepalive_requests 1000000; keepalive_timeout 1h;\n\
                  client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir}; uwsgi_temp_path {dir}; scgi_temp_path {dir};\n\
                  server {{ listen {address}:{PORT}; root {www}; }} }}\n"
             ),
@@ -67,7 +67,7 @@ impl Nginx {
     }
 }
 
-type Job = (String, Box<dyn FnMut(u64) + Send>, mpsc::SyncSender<io::Result<Fetched>>);
+type Job = (String, mpsc::SyncSender<io::Result<Fetched>>);
 
 /// One connection to one web server that stays open between fetches, on a thread in the gateway's namespace.
 pub struct WarmConnection {
@@ -85,9 +85,9 @@ impl WarmConnection {
                 stream.set_nodelay(true)?;
                 Connection::new(stream, host)
             });
-            for (path, mut progress, answer) in work {
+            for (path, answer) in work {
                 let fetched = match &mut connection {
-                    Ok(connection) => connection.get(&path, &mut progress),
+                    Ok(connection) => connection.get(&path),
                     Err(error) => Err(io::Error::other(error.to_string())),
                 };
                 let _ = answer.send(fetched);
@@ -110,10 +110,10 @@ impl Contender for WarmConnection {
         Some("a plain file over one warm TCP connection to the provider with the highest rate; no content addressing")
     }
 
-    fn fetch(&mut self, content: &Content, progress: Box<dyn FnMut(u64) + Send>) -> io::Result<Fetched> {
+    fn fetch(&mut self, content: &Content) -> io::Result<Fetched> {
         let (answer, fetched) = mpsc::sync_channel(1);
         self.jobs
-            .send((format!("/{}", content.name), progress, answer))
+            .send((format!("/{}", content.name), answer))
             .map_err(|_| io::Error::other("the connection's thread ended"))?;
         fetched.recv().map_err(io::Error::other)?
     }

@@ -12,6 +12,8 @@ use std::sync::Arc;
 pub struct Namespace {
     pub name: String,
     fd: Arc<OwnedFd>,
+    /// Where its commands run; `None`: on every core.
+    core: Option<usize>,
 }
 
 impl Namespace {
@@ -24,9 +26,14 @@ impl Namespace {
             Ok(OwnedFd::from(File::open("/proc/thread-self/ns/net")?))
         });
         let fd = made.join().map_err(|_| io::Error::other("the thread of a new namespace panicked"))??;
-        let namespace = Self { name: name.to_owned(), fd: Arc::new(fd) };
+        let namespace = Self { name: name.to_owned(), fd: Arc::new(fd), core: None };
         namespace.ip("link set lo up")?;
         Ok(namespace)
+    }
+
+    /// The same namespace, whose commands run on one core.
+    pub fn on_core(&self, core: usize) -> Self {
+        Self { core: Some(core), ..self.clone() }
     }
 
     /// Runs `work` on a thread inside this namespace.
@@ -49,9 +56,18 @@ impl Namespace {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         let fd = self.fd.as_raw_fd();
-        // SAFETY: between fork and exec only a system call is made; the descriptor lives in `self`, which outlives the
+        let core = self.core;
+        // SAFETY: between fork and exec only system calls are made; the descriptor lives in `self`, which outlives the
         // spawn in every use (the star keeps its namespaces until its processes ended).
-        unsafe { command.pre_exec(move || set_namespace(fd)) };
+        unsafe {
+            command.pre_exec(move || {
+                core.map_or(Ok(()), pin)?;
+                // A run that is killed leaves nobody behind. (Told when the thread that started it ends: every thread
+                // here that starts a program outlives it.)
+                check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+                set_namespace(fd)
+            })
+        };
         command
     }
 
@@ -73,6 +89,16 @@ impl Namespace {
         let device = device.to_owned();
         self.run(move || open_tun(&device))
     }
+}
+
+/// Binds the calling thread, and what it starts, to a core.
+fn pin(core: usize) -> io::Result<()> {
+    // SAFETY: the set is plain data for which zeroes are valid, and lives through the call.
+    check(unsafe {
+        let mut cores: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut cores);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &cores)
+    })
 }
 
 fn set_namespace(fd: RawFd) -> io::Result<()> {

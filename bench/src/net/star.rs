@@ -1,5 +1,6 @@
 //! The star: the gateway's host in the middle, one host a provider, one emulated link to each.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,13 @@ impl LinkSpec {
             // RETRIEVAL.md §5.3: 2 x BDP and at least 500 KiB.
             queue_bytes: (2.0 * bandwidth_delay).max(500.0 * 1024.0) as u64,
         }
+    }
+}
+
+impl fmt::Display for LinkSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.4}/{:.4}", self.mbit, self.rtt_ms)?;
+        if self.loss > 0.0 { write!(f, " ({:.2} % lost)", self.loss * 100.0) } else { Ok(()) }
     }
 }
 
@@ -81,16 +89,25 @@ impl Star {
         Ok(Self { gateway, providers, links: links.to_vec(), emulator: Arc::new(emulator) })
     }
 
+    /// Datagrams that were dropped so far because a socket of the gateway's namespace was full.
+    pub fn udp_dropped(&self) -> Option<u64> {
+        let text = self.gateway.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).ok()?;
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp:"));
+        let (names, values) = (lines.next()?, lines.next()?);
+        let place = names.split_whitespace().position(|name| name == "RcvbufErrors")?;
+        values.split_whitespace().nth(place)?.parse().ok()
+    }
+
     /// Of the provider at the end of a link.
     pub fn address(place: usize) -> String {
         format!("10.77.{place}.2")
     }
 
-    /// Pings every link, and fills it with iperf3. An error when a link is not what it should be: no run is worth its
+    /// Pings every link, and fills it with iperf3. An error when a link is not what it should be (`dead` ones are not tried): no run is worth its
     /// time on a network that lies.
-    pub fn self_test(&self, fill: bool) -> io::Result<Vec<SelfTest>> {
+    pub fn self_test(&self, fill: bool, dead: &[usize]) -> io::Result<Vec<SelfTest>> {
         let mut results = Vec::new();
-        for (place, link) in self.links.iter().enumerate() {
+        for (place, link) in self.links.iter().enumerate().filter(|(place, _)| !dead.contains(place)) {
             let rtt_ms = self.ping(place)?;
             let mbit = if fill { self.iperf(place)? } else { None };
             let result = SelfTest { link: place, rtt_ms, wanted_rtt_ms: link.rtt_ms, mbit, wanted_mbit: link.mbit };

@@ -72,15 +72,17 @@ pub struct Stratum {
 }
 
 impl Database {
-    /// Like [`Database::comparison`], each number of providers for itself. Strata without a row are left out.
-    pub async fn comparison_by_providers(&self, window: Window) -> Result<Vec<Stratum>, DbError> {
+    /// Like [`Database::comparison`], and each number of providers for itself, of the same rows. Strata without a row are
+    /// left out.
+    pub async fn comparison_and_strata(&self, window: Window) -> Result<(Vec<Comparison>, Vec<Stratum>), DbError> {
         let (standard, optimized) = self
             .read(|db| async move {
                 let standard = cold(Policy::Standard, window).into_model::<Cold>().all(&db).await?;
                 Ok((standard, cold(Policy::Optimized, window).into_model::<Cold>().all(&db).await?))
             })
             .await?;
-        Ok(strata(&standard, &optimized))
+        let classes = SizeClass::ALL.map(|class| compare(class, &standard, &optimized)).into();
+        Ok((classes, strata(&standard, &optimized)))
     }
 
     /// Standard against optimised by size class, over a window.

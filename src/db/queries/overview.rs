@@ -106,7 +106,7 @@ pub struct MinutePoint {
 impl Database {
     /// Everything that the Overview page shows of the database.
     pub async fn overview(&self, window: Window) -> Result<Overview, DbError> {
-        let (total, first) = self.total(window).await?;
+        let (total, first) = self.total(window, ALL).await?;
         let hour = Window { since_us: window.until_us - SERIES.as_micros() as i64, until_us: window.until_us };
         let minutes = self.series(hour, ALL).await?;
         let network = self.network_history(hour).await?;

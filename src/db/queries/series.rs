@@ -23,12 +23,12 @@ pub(super) type Series = BTreeMap<i64, Tally>;
 impl Database {
     /// What happened in a window: exact, the open minute included. Buckets count whole when they start within.
     pub async fn tally(&self, window: Window) -> Result<Tally, DbError> {
-        Ok(sum(&self.series(window, ALL).await?))
+        Ok(self.total(window, ALL).await?.0)
     }
 
     /// Like [`Database::tally`], for one value of a dimension: `("policy", "standard")`, `("origin", "live")`.
     pub async fn tally_of(&self, window: Window, dimension: Dimension) -> Result<Tally, DbError> {
-        Ok(sum(&self.series(window, dimension).await?))
+        Ok(self.total(window, dimension).await?.0)
     }
 
     /// The buckets of a window with their start in microseconds, oldest first, for all requests: minutes up to 48 h,
@@ -39,29 +39,29 @@ impl Database {
 
     /// The sum of a window like [`Database::tally`], and the start of its first minute with a request. Whole hours are
     /// read from the hour table: a day is some 24 rows and the minutes at its ends, not 1,440.
-    pub(super) async fn total(&self, window: Window) -> Result<(Tally, Option<i64>), DbError> {
+    pub(super) async fn total(&self, window: Window, dimension: Dimension) -> Result<(Tally, Option<i64>), DbError> {
         let window = aligned(window);
         if is_long(window) {
-            let series = self.series(window, ALL).await?;
+            let series = self.series(window, dimension).await?;
             return Ok((sum(&series), series.keys().next().copied()));
         }
         // Memory first, as in `series`.
-        let pending = self.pending(window, ALL);
+        let pending = self.pending(window, dimension);
         let process = self.shared.process;
         let (mut total, flushed, first) = self
             .read(|db| async move {
                 let mut total = Tally::default();
-                for hour in whole_hours(window).all(&db).await? {
+                for hour in whole_hours(window, dimension).all(&db).await? {
                     total.merge(&Tally::from(&hour));
                 }
                 let mut flushed = HashSet::new();
-                for minute in minutes_beside(window).all(&db).await? {
+                for minute in minutes_beside(window, dimension).all(&db).await? {
                     if minute.process == process {
                         flushed.insert(minute.bucket_start);
                     }
                     total.merge(&Tally::from(&minute));
                 }
-                let first: Option<(i64,)> = first_minute(window).into_tuple().one(&db).await?;
+                let first: Option<(i64,)> = first_minute(window, dimension).into_tuple().one(&db).await?;
                 Ok((total, flushed, first.map(|first| first.0)))
             })
             .await?;
@@ -157,20 +157,28 @@ fn first_hour(window: Window) -> i64 {
     (window.since_us + width - 1).div_euclid(width) * width
 }
 
-fn whole_hours(window: Window) -> Select<rollup_hour::Entity> {
-    hours(Window { since_us: first_hour(window), ..window }, ALL)
+/// Where the last whole hour of a window ends; before its start where the window holds none.
+fn last_hour(window: Window) -> i64 {
+    let width = HOUR.as_micros() as i64;
+    window.until_us.div_euclid(width) * width
 }
 
-/// The minutes that no row of [`whole_hours`] holds: those before the first whole hour, and those not added up yet.
-fn minutes_beside(window: Window) -> Select<rollup_minute::Entity> {
+fn whole_hours(window: Window, dimension: Dimension) -> Select<rollup_hour::Entity> {
+    hours(Window { since_us: first_hour(window), until_us: last_hour(window) }, dimension)
+}
+
+/// The minutes that no row of [`whole_hours`] holds: those before the first whole hour and after the last one, and those
+/// not added up yet.
+fn minutes_beside(window: Window, dimension: Dimension) -> Select<rollup_minute::Entity> {
     use rollup_minute::Column::{BucketStart, Rolled};
     use sea_orm::sea_query::ExprTrait as _;
-    minutes(window, ALL).filter(BucketStart.lt(first_hour(window)).or(Rolled.eq(false)))
+    let beside = BucketStart.lt(first_hour(window)).or(BucketStart.gte(last_hour(window))).or(Rolled.eq(false));
+    minutes(window, dimension).filter(beside)
 }
 
-fn first_minute(window: Window) -> Select<rollup_minute::Entity> {
+fn first_minute(window: Window, dimension: Dimension) -> Select<rollup_minute::Entity> {
     use rollup_minute::Column::BucketStart;
-    minutes(window, ALL).select_only().column(BucketStart).order_by_asc(BucketStart).limit(1)
+    minutes(window, dimension).select_only().column(BucketStart).order_by_asc(BucketStart).limit(1)
 }
 
 fn is_long(window: Window) -> bool {
@@ -188,9 +196,9 @@ pub(super) fn statements(backend: DbBackend) -> Vec<(&'static str, Statement)> {
     vec![
         ("counts by the minute", minutes(day, ALL).build(backend)),
         ("counts by the hour", hours(day, ALL).build(backend)),
-        ("whole hours of a day", whole_hours(day).build(backend)),
-        ("minutes beside whole hours", minutes_beside(day).build(backend)),
-        ("first minute of a window", first_minute(day).build(backend)),
+        ("whole hours of a day", whole_hours(day, ALL).build(backend)),
+        ("minutes beside whole hours", minutes_beside(day, ALL).build(backend)),
+        ("first minute of a window", first_minute(day, ALL).build(backend)),
         ("minutes not in the hour table", late_minutes(day, ALL).build(backend)),
     ]
 }

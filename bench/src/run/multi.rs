@@ -1,0 +1,226 @@
+//! Many small files: a directory of a hundred, by a hundred GETs at once, by the six connections of a browser, as one TAR.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use super::{Gathered, Options, settle, tell, warm_up};
+use crate::bound;
+use crate::cell::Sample;
+use crate::client::{self, Connection, Fetched};
+use crate::contender::Contender;
+use crate::scenario::Scenario;
+use crate::world::World;
+
+const FILES: u64 = 100;
+const FILE_BYTES: u64 = 20_480;
+const BROWSER_CONNECTIONS: usize = 6;
+/// A program that goes file by file takes 15 s for a TAR.
+const TAR_ITERATIONS: usize = 3;
+
+/// How the files are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    AtOnce,
+    Browser,
+    Tar,
+}
+
+impl Way {
+    /// `None`: the usual one.
+    fn label(self) -> Option<&'static str> {
+        match self {
+            Self::AtOnce => None,
+            Self::Browser => Some("six connections"),
+            Self::Tar => Some("tar"),
+        }
+    }
+}
+
+pub(super) fn run(
+    world: &mut World,
+    contenders: &mut [Box<dyn Contender>],
+    options: &Options,
+    out: &mut Gathered,
+) -> io::Result<()> {
+    let bytes = FILES * FILE_BYTES;
+    for way in [Way::AtOnce, Way::Browser, Way::Tar] {
+        warm_up(world, contenders)?;
+        let limit = options.iterations.unwrap_or(if options.quick { 2 } else { 10 });
+        let limit = if way == Way::Tar { limit.min(if options.quick { 1 } else { TAR_ITERATIONS }) } else { limit };
+        for iteration in 0..limit {
+            one(world, contenders, way, bytes, iteration, out)?;
+        }
+        tell(out, Scenario::Multi, &world.set.name, bytes, way.label());
+    }
+    Ok(())
+}
+
+fn one(
+    world: &mut World,
+    contenders: &mut [Box<dyn Contender>],
+    way: Way,
+    bytes: u64,
+    iteration: usize,
+    out: &mut Gathered,
+) -> io::Result<()> {
+    let bound_ms = Some(bound::bound(bytes, 2, &world.set.honest(), world.set.access_mbit) * 1e3);
+    let (made, hashes) = world.directory(FILES, FILE_BYTES)?;
+    for turn in 0..contenders.len() {
+        let place = (turn + iteration) % contenders.len();
+        let contender = contenders[place].as_mut();
+        let Some(host) = contender.host() else { continue };
+        let (cpu, duplicates) = (contender.cpu(), contender.duplicates());
+        let (wire, dropped) = (world.star.emulator.totals().down_bytes(), world.star.udp_dropped());
+        let cid = &made.content.cid;
+        let started = Instant::now();
+        let fetched = match way {
+            Way::AtOnce => at_once(world, host, cid, &hashes),
+            Way::Browser => browser(world, host, cid, &hashes),
+            Way::Tar => tar(world, host, cid, &hashes),
+        };
+        let total = started.elapsed();
+        settle(world);
+        let (ttfb, error) = match fetched {
+            Ok(ttfb) => (Sample::ms(ttfb), None),
+            Err(error) => (0.0, Some(error.to_string())),
+        };
+        let after = contender.duplicates();
+        out.samples.push(Sample {
+            cid: cid.clone(),
+            fault: way.label(),
+            total_ms: Sample::ms(total),
+            ttfb_ms: ttfb,
+            wire_ratio: Some((world.star.emulator.totals().down_bytes() - wire) as f64 / bytes as f64),
+            cpu_ms: contender.cpu().zip(cpu).map(|(after, before)| Sample::ms(after.saturating_sub(before))),
+            duplicate_bytes: after.zip(duplicates).map(|(after, before)| after.saturating_sub(before)),
+            udp_dropped: dropped.zip(world.star.udp_dropped()).map(|(before, after)| after.saturating_sub(before)),
+            peak_memory: contender.peak_memory(),
+            error,
+            bound_ms,
+            ..Sample::new(Scenario::Multi, &world.set.name, bytes, contender.name(), iteration)
+        });
+        contender.check()?;
+    }
+    Ok(())
+}
+
+/// The first byte of any, when all are there and right.
+fn at_once(world: &World, host: SocketAddr, cid: &str, hashes: &[[u8; 32]]) -> io::Result<Duration> {
+    let all: io::Result<Vec<Fetched>> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..hashes.len())
+            .map(|n| {
+                let path = format!("/ipfs/{cid}/{n:04}");
+                scope.spawn(move || client::get_in(&world.star.gateway, host, &path))
+            })
+            .collect();
+        all.into_iter().map(joined).collect()
+    });
+    first(&all?, hashes)
+}
+
+/// Connections that each take the next file when they are done with one.
+fn browser(world: &World, host: SocketAddr, cid: &str, hashes: &[[u8; 32]]) -> io::Result<Duration> {
+    let next = std::sync::Arc::new(AtomicUsize::new(0));
+    let lists: io::Result<Vec<Vec<(usize, Fetched)>>> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..BROWSER_CONNECTIONS)
+            .map(|_| {
+                let (next, cid, files) = (next.clone(), cid.to_owned(), hashes.len());
+                scope.spawn(move || {
+                    world.star.gateway.run(move || {
+                        let stream = TcpStream::connect(host)?;
+                        stream.set_nodelay(true)?;
+                        let mut connection = Connection::new(stream, host)?;
+                        let mut done = Vec::new();
+                        loop {
+                            let n = next.fetch_add(1, Ordering::Relaxed);
+                            if n >= files {
+                                return Ok(done);
+                            }
+                            done.push((n, connection.get(&format!("/ipfs/{cid}/{n:04}"))?));
+                        }
+                    })
+                })
+            })
+            .collect();
+        all.into_iter().map(joined).collect()
+    });
+    let mut all: Vec<(usize, Fetched)> = lists?.into_iter().flatten().collect();
+    all.sort_by_key(|(n, _)| *n);
+    let all: Vec<Fetched> = all.into_iter().map(|(_, fetched)| fetched).collect();
+    first(&all, hashes)
+}
+
+fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, io::Result<T>>) -> io::Result<T> {
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("a client panicked")))
+}
+
+fn first(all: &[Fetched], hashes: &[[u8; 32]]) -> io::Result<Duration> {
+    let right =
+        all.len() == hashes.len() && all.iter().zip(hashes).all(|(one, hash)| one.status == 200 && one.sha256 == *hash);
+    let first = all.iter().map(|one| one.ttfb).min().filter(|_| right);
+    first.ok_or_else(|| io::Error::other("wrong bytes or an error among the files"))
+}
+
+fn tar(world: &World, host: SocketAddr, cid: &str, hashes: &[[u8; 32]]) -> io::Result<Duration> {
+    let path = format!("/ipfs/{cid}?format=tar");
+    let (fetched, body) = world.star.gateway.run(move || client::body(host, &path))?;
+    if fetched.status != 200 {
+        return Err(io::Error::other(format!("answered {} to format=tar", fetched.status)));
+    }
+    let mut files = files(&body)?;
+    files.sort();
+    if files.len() != hashes.len() || files.iter().zip(hashes).any(|((_, got), wanted)| got != wanted) {
+        return Err(io::Error::other(format!("wrong bytes: {} files in the TAR", files.len())));
+    }
+    Ok(fetched.ttfb)
+}
+
+/// Name and hash of each plain file of a TAR (POSIX.1-1988 ustar).
+fn files(mut tar: &[u8]) -> io::Result<Vec<(String, [u8; 32])>> {
+    const RECORD: usize = 512;
+    let mut files = Vec::new();
+    while let Some((head, rest)) = tar.split_at_checked(RECORD) {
+        if head.iter().all(|byte| *byte == 0) {
+            return Ok(files);
+        }
+        let text = |range: std::ops::Range<usize>| {
+            let bytes: Vec<u8> = head[range].iter().copied().take_while(|byte| *byte != 0).collect();
+            String::from_utf8_lossy(&bytes).trim().to_owned()
+        };
+        let length = usize::from_str_radix(&text(124..136), 8).map_err(io::Error::other)?;
+        let (data, after) = rest.split_at_checked(length).ok_or(io::ErrorKind::UnexpectedEof)?;
+        if matches!(head[156], b'0' | 0) {
+            files.push((text(0..100), Sha256::digest(data).into()));
+        }
+        tar = after.get(length.next_multiple_of(RECORD) - length..).ok_or(io::ErrorKind::UnexpectedEof)?;
+    }
+    Err(io::ErrorKind::UnexpectedEof.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_of_a_tar_are_hashed_and_a_cut_one_is_an_error() {
+        let mut bytes = Vec::new();
+        for (name, kind, data) in [("d/", b'5', &b""[..]), ("d/b", b'0', &[1; 600]), ("d/a", b'0', b"xy")] {
+            let mut head = [0u8; 512];
+            head[..name.len()].copy_from_slice(name.as_bytes());
+            head[124..135].copy_from_slice(format!("{:011o}", data.len()).as_bytes());
+            head[156] = kind;
+            bytes.extend(head);
+            bytes.extend(data);
+            bytes.resize(bytes.len().next_multiple_of(512), 0);
+        }
+        let whole = [&bytes[..], &[0; 1024]].concat();
+        let wanted =
+            [("d/b".to_owned(), Sha256::digest([1; 600]).into()), ("d/a".to_owned(), Sha256::digest(b"xy").into())];
+        assert_eq!(files(&whole).unwrap(), wanted);
+        assert!(files(&bytes).is_err() && files(&whole[..1_100]).is_err());
+    }
+}
