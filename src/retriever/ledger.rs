@@ -1,11 +1,15 @@
 //! What is known of a peer from all earlier work with it: bounded, and forgiving with time.
 
+mod store;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use libp2p::PeerId;
 
 use super::scheduler::Time;
+
+pub(super) use store::Saved;
 
 /// A strike weighs half as much after this long.
 const STRIKE_HALF_LIFE: Duration = Duration::from_secs(3600);

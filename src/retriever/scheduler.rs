@@ -338,6 +338,10 @@ impl Scheduler {
         self.tally
     }
 
+    pub(super) fn ledger_mut(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }

@@ -137,7 +137,15 @@ impl Exchange for Net {
                     let block = if manner == Manner::Corrupt { flipped(&block) } else { block };
                     let size = block.len();
                     fake.free_at = fake.free_at.max(answer) + Duration::from_secs_f64(size as f64 / fake.rate);
-                    self.later(fake.free_at, ExchangeEvent::Block { peer, block, wire_bytes: size + 40, arrival: Arrival { at: fake.free_at, received: None } });
+                    self.later(
+                        fake.free_at,
+                        ExchangeEvent::Block {
+                            peer,
+                            block,
+                            wire_bytes: size + 40,
+                            arrival: Arrival { at: fake.free_at, received: None },
+                        },
+                    );
                 }
             }
         }

@@ -211,9 +211,16 @@ fn kubo_run(links: &[(f64, u64)], leaves: usize, seed: u64) -> (World, f64, f64)
         world.settle(Duration::from_secs(5));
         if run == 2 && seed == 1 {
             for (peer, before) in world.peers.iter().zip(blocks_before) {
-                let known = world.scheduler.snapshot(world.now).into_iter().find(|s| s.peer == peer.id).and_then(|s| s.rate);
-                println!("  {} Mbit {:?}: {} blocks, last at {:?}, rate {:.1} Mbit", peer.mbit, peer.rtt,
-                    peer.blocks - before, peer.last.saturating_sub(start), known.unwrap_or(0.0) * 8e-6);
+                let known =
+                    world.scheduler.snapshot(world.now).into_iter().find(|s| s.peer == peer.id).and_then(|s| s.rate);
+                println!(
+                    "  {} Mbit {:?}: {} blocks, last at {:?}, rate {:.1} Mbit",
+                    peer.mbit,
+                    peer.rtt,
+                    peer.blocks - before,
+                    peer.last.saturating_sub(start),
+                    known.unwrap_or(0.0) * 8e-6
+                );
             }
         }
         let bytes = (leaves * LEAF) as u64;
@@ -243,7 +250,11 @@ fn kubos_come_near_the_bound_on_every_link_set() {
     for (name, links, leaves, most, most_twice) in rows {
         for seed in 1..4 {
             let (world, factor, twice) = kubo_run(links, leaves, seed);
-            let line = format!("{name}: {factor:.3} of the bound, {:.1} % twice, {:?}", twice * 100.0, world.scheduler.tally());
+            let line = format!(
+                "{name}: {factor:.3} of the bound, {:.1} % twice, {:?}",
+                twice * 100.0,
+                world.scheduler.tally()
+            );
             println!("{line}");
             if factor > most || twice > most_twice + 0.001 {
                 wrong.push(line);

@@ -108,7 +108,9 @@ impl Scheduler {
             let able = self.able(*id, now);
             self.lanes(&able, now, &mut lanes);
             let queue: Vec<_> = session.queue.iter().take(MAX_PLAN).copied().collect();
-            heap.push(Reverse((queue.first().is_none_or(|q| q.0), session.turn.max(self.turn), *id)));
+            // Only who had nothing under way starts where the others are; who waits keeps its place.
+            let turn = if session.in_flight == 0 { session.turn.max(self.turn) } else { session.turn };
+            heap.push(Reverse((queue.first().is_none_or(|q| q.0), turn, *id)));
             plans.insert(*id, (queue.into_iter(), able));
         }
         let (mut held, mut discoveries) = (BTreeMap::<SessionId, usize>::new(), BTreeMap::<SessionId, usize>::new());
@@ -334,7 +336,10 @@ impl Scheduler {
                     lane.has_room(size, false).then(|| (lane.done_after(size), *peer))
                 })
                 .min_by(|a, b| a.0.total_cmp(&b.0));
-            let Some((eta, peer)) = best.filter(|(eta, _)| *eta < WORTH_MOVING * left && left - eta > WORTH_SECONDS) else { continue };
+            let Some((eta, peer)) = best.filter(|(eta, _)| *eta < WORTH_MOVING * left && left - eta > WORTH_SECONDS)
+            else {
+                continue;
+            };
             // What the owner will send of it until the other copy is here is what a second copy costs.
             let rate = self.peers.get(&owner).map_or(0.0, |peer| peer.rate_or_prior(now));
             // All copies from one owner share what it can send.

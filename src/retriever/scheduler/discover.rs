@@ -109,7 +109,9 @@ impl Scheduler {
             // A router that failed has not said that there is nobody; without routers nobody was asked.
             let all_answered = !route.finished.is_empty() && route.finished.iter().all(|(_, _, error)| error.is_none());
             let claims = route.found.iter().any(|p| p.source > RouterKind::Mdns);
-            if (claims || (route.found.is_empty() && all_answered)) && self.known.learn(*route.cid.hash(), &route.found, now) {
+            if (claims || (route.found.is_empty() && all_answered))
+                && self.known.learn(*route.cid.hash(), &route.found, now)
+            {
                 self.tally.over_bound += 1;
             }
         }

@@ -239,6 +239,9 @@ impl Scheduler {
             }
             self.take_back(want, other);
             if was_block == Some(WantKind::Block) {
+                if let Some(peer) = self.peers.get_mut(&other) {
+                    peer.lost = true;
+                }
                 for session in &sessions {
                     self.step(*session, Step::Cancelled { peer: other, wants: 1 });
                 }

@@ -17,6 +17,8 @@ const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 const MIN_PATIENCE: Duration = Duration::from_millis(300);
 /// Silence before the first block of a connection: the provider may have to fetch it from a disk or compute it.
 const FIRST_PATIENCE: Duration = Duration::from_secs(1);
+/// Added to four round trips for a peer that began with its first block and halted.
+const HALTED: Duration = Duration::from_millis(80);
 const MAX_PATIENCE: Duration = Duration::from_secs(5);
 /// Part of a message shorter than this is no sign of life: a dripping peer is a silent one.
 const LIFE_BYTES: usize = 4 * 1024;
@@ -67,6 +69,8 @@ pub struct Peer {
     last_bytes: Time,
     /// Since when it has had enough to do.
     pub full_since: Option<Time>,
+    /// Another was quicker with a block that it was asked for: one at a time until it delivers.
+    pub lost: bool,
     pub stalled: bool,
     pub recent: Recent,
     /// Questions whose block came from elsewhere meanwhile: the answer still tells whether the peer is useful.
@@ -112,6 +116,7 @@ impl Peer {
             replanned: now,
             last_bytes: now,
             full_since: None,
+            lost: false,
             stalled: false,
             recent: Recent::default(),
             questions: VecDeque::new(),
@@ -130,6 +135,7 @@ impl Peer {
         let slack = 2 * self.largest;
         match self.rate.rate() {
             Some(rate) => (2.0 * rate * self.rtt().as_secs_f64()) as u64 + slack,
+            None if self.lost && self.blocks == 0 => self.largest,
             None => slack + self.blocks * self.largest,
         }
     }
@@ -187,7 +193,8 @@ impl Peer {
 
     /// The rate to plan with: what was measured, or else what a young connection of this round trip is likely to give.
     pub fn rate_or_prior(&self, now: Time) -> f64 {
-        self.rate_now(now).unwrap_or_else(|| (PRIOR_FLIGHT / self.rtt().as_secs_f64().max(1e-3)).clamp(MIN_PRIOR, MAX_PRIOR))
+        self.rate_now(now)
+            .unwrap_or_else(|| (PRIOR_FLIGHT / self.rtt().as_secs_f64().max(1e-3)).clamp(MIN_PRIOR, MAX_PRIOR))
     }
 
     /// Seconds until everything that is outstanding will have come, at `rate`.
@@ -196,7 +203,8 @@ impl Peer {
             return 0.0;
         }
         // What has come since the last report is not known yet.
-        let unseen = if self.first_byte.is_some() { now.saturating_sub(self.last_bytes).min(REPORTS) } else { Duration::ZERO };
+        let unseen =
+            if self.first_byte.is_some() { now.saturating_sub(self.last_bytes).min(REPORTS) } else { Duration::ZERO };
         self.first_byte_after(now) + (self.bytes_left() as f64 / rate - unseen.as_secs_f64()).max(0.0)
     }
 
@@ -255,7 +263,8 @@ impl Peer {
                 (self.rtt() * 2 + block * 4 + Duration::from_millis(100)).clamp(MIN_PATIENCE, MAX_PATIENCE)
             }
             // Something came and then nothing: it is no disk that is slow.
-            _ if self.blocks > 0 || self.first_byte.is_some() => (self.rtt() * 4 + MIN_PATIENCE).min(MAX_PATIENCE),
+            _ if self.blocks > 0 => (self.rtt() * 4 + MIN_PATIENCE).min(MAX_PATIENCE),
+            _ if self.first_byte.is_some() => (self.rtt() * 4 + HALTED).min(MAX_PATIENCE),
             _ => FIRST_PATIENCE + self.rtt() * 2,
         }
     }
