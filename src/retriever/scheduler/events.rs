@@ -15,6 +15,8 @@ use crate::routing::RouterKind;
 
 /// A peer that drops out is dialled again this often by one session.
 pub(super) const MAX_DIALS: u8 = 2;
+/// Added to two round trips: silence after which a peer that loses its block counts as stalled.
+const SILENT: Duration = Duration::from_millis(50);
 /// How often the bytes of an unfinished block lead to a new plan.
 const REPLAN_EVERY: Duration = Duration::from_millis(40);
 
@@ -235,6 +237,16 @@ impl Scheduler {
                         peer.still_asks(*block.cid().hash(), &sessions);
                     }
                     continue;
+                }
+            }
+            // It lost because it had fallen silent: the record says so, though nothing waits for it any more.
+            let silent = self.peers.get(&other).and_then(|peer| {
+                let silent = now.saturating_sub(peer.silent_since()?);
+                (!peer.stalled && silent >= peer.rtt() * 2 + SILENT).then_some(silent)
+            });
+            if let Some(silent) = silent.filter(|_| was_block == Some(WantKind::Block)) {
+                for session in &sessions {
+                    self.step(*session, Step::Stalled { peer: other, silent });
                 }
             }
             self.take_back(want, other);
