@@ -136,7 +136,7 @@ impl App {
         let routers = Routers::new(&settings, node.as_ref(), &metrics)?;
         let exchange = node.clone().map(|node| Arc::new(node) as Arc<dyn Exchange>);
         let retriever = Retriever::new(
-            &parts::retriever(&settings),
+            &parts::retriever(&settings, &data_dir),
             allowed,
             exchange,
             routers.content.clone(),

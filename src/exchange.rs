@@ -8,6 +8,7 @@ use std::time::Duration;
 use libp2p::{Multiaddr, PeerId};
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::ipld::{Block, Cid};
 use crate::record::Transport;
@@ -32,7 +33,8 @@ pub struct Want {
     pub priority: i32,
 }
 
-/// What an exchange reports. Times are those of arrival: the consumer stamps them with its own clock.
+/// What an exchange reports. Bytes carry the time at which they came from the network, not that at which the consumer
+/// took the event from its queue: a rate measured at the queue is that of the queue.
 #[derive(Debug, Clone)]
 pub enum ExchangeEvent {
     /// A peer that speaks this exchange is connected (again). `dial` is null when it dialled us or was connected before.
@@ -56,6 +58,7 @@ pub enum ExchangeEvent {
         peer: PeerId,
         block: Block,
         wire_bytes: usize,
+        arrival: Arrival,
     },
     /// Bytes that are no block of any hash that we accept, or a message that breaks the protocol.
     Invalid {
@@ -70,10 +73,11 @@ pub enum ExchangeEvent {
         peer: PeerId,
         cid: Cid,
     },
-    /// Bytes of a message that is still arriving: proof of life between blocks. At most every 50 ms a peer.
+    /// Bytes of a message that is still arriving: proof of life between blocks. At most every 25 ms a peer.
     Progress {
         peer: PeerId,
         bytes: usize,
+        arrival: Arrival,
     },
     /// A measured round trip (ping, QUIC, identify).
     Rtt {
@@ -85,6 +89,32 @@ pub enum ExchangeEvent {
         peer: PeerId,
         cids: Vec<Cid>,
     },
+}
+
+/// When bytes came, and how many had come from that peer by then.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    pub at: Instant,
+    /// Bytes read from the peer since it connected, parts of unfinished messages included: two blocks that come side by
+    /// side count as they come. `None`: the exchange counts whole blocks only.
+    pub received: Option<u64>,
+}
+
+impl ExchangeEvent {
+    /// When the bytes of the event came, if it is about bytes.
+    pub fn arrived(&self) -> Option<Instant> {
+        match self {
+            Self::Block { arrival, .. } | Self::Progress { arrival, .. } => Some(arrival.at),
+            _ => None,
+        }
+    }
+}
+
+impl Arrival {
+    /// Now, from an exchange that counts whole blocks only.
+    pub fn now() -> Self {
+        Self { at: Instant::now(), received: None }
+    }
 }
 
 #[derive(Debug, Clone, Error, PartialEq, Eq)]

@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod resolver;
 pub mod routers;
 pub mod transport;
+mod udp;
 mod view;
 
 use std::io;

@@ -13,6 +13,7 @@ pub mod scheduler;
 mod session;
 pub mod step;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::blockstore::{Blockstore, Hit, StoreError, Tier};
 use crate::denylist::Denied;
@@ -47,6 +49,8 @@ use step::Step;
 pub const STANDARD_READ_AHEAD: usize = 10;
 /// Live events that a slow reader of them may fall behind by; older ones are lost to it.
 const LIVE_EVENTS: usize = 1_024;
+/// How often the peers' figures are written to disk.
+const LEDGER_SAVED_EVERY: Duration = Duration::from_secs(60);
 
 /// The retriever's part of the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -78,9 +82,12 @@ pub struct Config {
     pub max_searches: usize,
     /// Peers whose figures are remembered. Default: 4096.
     pub ledger_peers: usize,
-    /// Share, 0 to 1, of received bytes that may be received twice for hedging. Default: 0.04. 0 leaves one block a
+    /// Share, 0 to 1, of received bytes that may be received twice for hedging. Default: 0.03. 0 leaves one block a
     /// session.
     pub duplicate_share: f64,
+    /// Where those figures outlive the process. Default: none; the program sets a file in its data directory.
+    #[serde(skip)]
+    pub ledger_file: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -99,6 +106,7 @@ impl Default for Config {
             max_searches: tuning.searches,
             ledger_peers: tuning.ledger_peers,
             duplicate_share: tuning.duplicate_share,
+            ledger_file: None,
         }
     }
 }
@@ -268,6 +276,16 @@ impl Retriever {
             next_session: AtomicU64::new(1),
         });
         if let (Some(exchange), Some(mailbox)) = (exchange, mailbox) {
+            if let Some(path) = &config.ledger_file {
+                match ledger::Saved::read(path) {
+                    Ok(Some(saved)) => core.scheduler().ledger_mut().restore(saved),
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::warn!(path = %path.display(), %error, "what is known of peers cannot be read: starting without")
+                    }
+                }
+                supervisor.spawn("peer-ledger", keep_ledger(core.clone(), path.clone(), supervisor.token()));
+            }
             let engine = Engine::new(core.clone(), mailbox, exchange, routers, supervisor.token());
             supervisor.spawn("retriever", engine.run());
         }
@@ -326,6 +344,25 @@ impl Core {
         let (tally, evicted, load) = (scheduler.tally(), scheduler.ledger().evicted(), scheduler.load());
         drop(scheduler);
         self.metrics.publish(&tally, evicted, load);
+    }
+}
+
+/// Writes what is known of peers every minute and at the end, off the request path.
+async fn keep_ledger(core: Arc<Core>, path: PathBuf, stop: CancellationToken) {
+    loop {
+        let stopping = tokio::select! {
+            () = stop.cancelled() => true,
+            () = tokio::time::sleep(LEDGER_SAVED_EVERY) => false,
+        };
+        let now = Instant::now().saturating_duration_since(core.epoch);
+        let (saved, path) = (core.scheduler().ledger().save(now), path.clone());
+        let written = tokio::task::spawn_blocking(move || saved.write(&path)).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(%error, "what is known of peers cannot be saved");
+        }
+        if stopping {
+            return;
+        }
     }
 }
 

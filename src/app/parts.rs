@@ -53,12 +53,13 @@ pub fn node(settings: &Settings) -> p2p::Config {
     }
 }
 
-pub fn retriever(settings: &Settings) -> retriever::Config {
+pub fn retriever(settings: &Settings, data_dir: &Path) -> retriever::Config {
     retriever::Config {
         timeout: settings.limits.retrieval_timeout,
         reorder_budget: settings.limits.reorder_budget,
         policy: settings.policy,
         compare_share: settings.compare_share,
+        ledger_file: Some(data_dir.join("peers.json")),
         ..Default::default()
     }
 }

@@ -56,6 +56,9 @@ pub enum Command {
     Shutdown,
 }
 
+/// Addresses of QUIC after which sockets are looked for again.
+const MAX_WIDENED: usize = 16;
+
 /// What the loop is made of.
 pub struct Parts {
     pub swarm: Swarm<Behaviour>,
@@ -91,6 +94,8 @@ pub struct EventLoop {
     /// At most [`MAX_QUERIES`], like the others.
     record_queries: HashMap<QueryId, RecordQuery>,
     events: VecDeque<ExchangeEvent>,
+    /// QUIC addresses after which the sockets were given room: those that we listen on, and the first that were dialled.
+    widened: Vec<Multiaddr>,
 }
 
 struct Query {
@@ -122,6 +127,7 @@ impl EventLoop {
             dials: HashMap::new(),
             queries: HashMap::new(),
             record_queries: HashMap::new(),
+            widened: Vec::new(),
             events: VecDeque::new(),
         }
     }
@@ -225,6 +231,19 @@ impl EventLoop {
     fn announce(&mut self) {
         for (peer, endpoint) in self.swarm.behaviour().bitswap.ready() {
             self.events.push_back(connected(peer, endpoint, None));
+        }
+    }
+
+    /// A socket that was not there before: one that listens, or the one that is dialled from.
+    fn widen(&mut self, address: &Multiaddr) {
+        let quic = address.iter().any(|part| matches!(part, libp2p::multiaddr::Protocol::QuicV1));
+        if !quic || self.widened.contains(address) || self.widened.len() >= MAX_WIDENED {
+            return;
+        }
+        self.widened.push(address.clone());
+        match super::udp::widen() {
+            Ok(bytes) => debug!(?bytes, "room for datagrams"),
+            Err(error) => debug!(%error, "room for datagrams stays as it is"),
         }
     }
 
@@ -382,6 +401,7 @@ impl EventLoop {
                 }
                 if let ConnectedPoint::Dialer { address, .. } = &endpoint {
                     self.remember(peer_id, address.clone());
+                    self.widen(address);
                 }
                 view::opened(&mut self.write_view(), peer_id, &endpoint);
             }
@@ -406,6 +426,7 @@ impl EventLoop {
             }
             SwarmEvent::NewListenAddr { address, .. } => {
                 info!(%address, "listening");
+                self.widen(&address);
                 let address = self.named(address);
                 self.write_view().listen.push(address);
             }

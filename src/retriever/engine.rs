@@ -87,8 +87,7 @@ impl Engine {
                 Woken::Stop => break,
                 Woken::Mail => self.mail(),
                 Woken::Exchange(Some(event)) => {
-                    let now = self.now();
-                    self.on(Input::Exchange(event), now);
+                    self.came(event);
                     self.drain(&mut events);
                 }
                 Woken::Exchange(None) => events = None,
@@ -141,9 +140,15 @@ impl Engine {
         let Some(events) = events else { return };
         for _ in 0..BATCH {
             let Ok(event) = events.try_recv() else { return };
-            let now = self.now();
-            self.on(Input::Exchange(event), now);
+            self.came(event);
         }
+    }
+
+    /// Bytes count from when they came from the network, not from when the engine has time for them.
+    fn came(&self, event: ExchangeEvent) {
+        let now = self.now();
+        let at = event.arrived().map_or(now, |at| at.saturating_duration_since(self.core.epoch).min(now));
+        self.on(Input::Exchange(event), at);
     }
 
     fn mail(&mut self) {

@@ -1,5 +1,7 @@
 //! What is known of a peer from all earlier work with it: bounded, and forgiving with time.
 
+mod store;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -7,10 +9,14 @@ use libp2p::PeerId;
 
 use super::scheduler::Time;
 
+pub(super) use store::Saved;
+
 /// A strike weighs half as much after this long.
 const STRIKE_HALF_LIFE: Duration = Duration::from_secs(3600);
 /// The remembered rate halves over this long without a new measurement.
 const RATE_HALF_LIFE: Duration = Duration::from_secs(600);
+/// Share of answers from which on a peer is presumed to have what is asked for next.
+const PRESUMED: f64 = 0.75;
 /// From this weight on a peer is asked only when nobody else is left.
 pub const STRUCK: f64 = 0.5;
 
@@ -26,6 +32,8 @@ pub struct Standing {
     pub blocks: u64,
     /// Stalls, refused sends, broken connections with work outstanding, failed dials.
     pub failures: u64,
+    /// How often it had what it was asked for lately, 0 to 1: an exponential mean over about eight answers.
+    hits: Option<f64>,
     strikes: f64,
     struck_at: Time,
     used_at: Time,
@@ -55,7 +63,9 @@ impl Standing {
     }
 
     fn rated(&mut self, rate: f64, now: Time) {
-        self.max_rate = self.max_rate(now).unwrap_or(0.0).max(rate);
+        // A rise is believed at once; a fall bit by bit, as it may be the reader that asked for little.
+        let known = self.max_rate(now).unwrap_or(0.0);
+        self.max_rate = if rate >= known { rate } else { known * 0.9 + rate * 0.1 };
         self.rated_at = now;
     }
 }
@@ -76,6 +86,18 @@ impl Ledger {
     /// How many standings were forgotten for lack of room.
     pub fn evicted(&self) -> u64 {
         self.evicted
+    }
+
+    /// It was asked for something and had it, or not.
+    pub fn answered(&mut self, peer: PeerId, had: bool, now: Time) {
+        let standing = self.entry(peer, now);
+        let had = f64::from(u8::from(had));
+        standing.hits = standing.hits.map_or(had * PRESUMED, |hits| hits + (had - hits) / 8.0).into();
+    }
+
+    /// Whether it had nearly everything that it was asked for lately: it may be asked for blocks before it says HAVE.
+    pub fn is_presumed(&self, peer: &PeerId) -> bool {
+        self.get(peer).and_then(|standing| standing.hits).is_some_and(|hits| hits >= PRESUMED)
     }
 
     pub fn delivered(&mut self, peer: PeerId, bytes: u64, rate: Option<f64>, now: Time) {

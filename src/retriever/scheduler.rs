@@ -4,6 +4,7 @@
 //! is shared by all. It decides nothing by chance: order comes from sequence numbers and ordered maps.
 
 mod assign;
+mod cache;
 mod discover;
 mod events;
 mod peer;
@@ -73,7 +74,7 @@ impl Default for Tuning {
             searches: 32,
             ledger_peers: 4_096,
             broadcast: 32,
-            duplicate_share: 0.04,
+            duplicate_share: 0.03,
         }
     }
 }
@@ -199,6 +200,7 @@ pub struct Scheduler {
     /// Dials under way, since when.
     dials: BTreeMap<PeerId, Time>,
     ledger: Ledger,
+    known: cache::ProviderCache,
     routes: BTreeMap<RouteId, Route>,
     route_index: HashMap<Multihash, RouteId>,
     route_queue: VecDeque<RouteId>,
@@ -209,6 +211,10 @@ pub struct Scheduler {
     cancels: BTreeMap<PeerId, Vec<Cid>>,
     out: Vec<Action>,
     next_tick: Option<Time>,
+    /// How far the fair queue has come, in bytes.
+    turn: u64,
+    /// Bytes of second copies that may be asked for.
+    hedge_tokens: f64,
     tally: Tally,
 }
 
@@ -266,6 +272,7 @@ impl Scheduler {
         Self {
             ledger: Ledger::new(tuning.ledger_peers),
             tuning,
+            known: cache::ProviderCache::default(),
             sessions: BTreeMap::new(),
             wants: BTreeMap::new(),
             index: HashMap::new(),
@@ -281,6 +288,8 @@ impl Scheduler {
             cancels: BTreeMap::new(),
             out: Vec::new(),
             next_tick: None,
+            turn: 0,
+            hedge_tokens: assign::FIRST_HEDGES,
             tally: Tally::default(),
         }
     }
@@ -296,7 +305,7 @@ impl Scheduler {
             Input::Exchange(event) => self.exchange(event, now),
             Input::Refused { peer, cids, error } => self.refused(peer, &cids, error, now),
             Input::Route { route, event } => self.routed(route, event, now),
-            Input::RouteEnded { route } => self.route_ended(route),
+            Input::RouteEnded { route } => self.route_ended(route, now),
         }
     }
 
@@ -327,6 +336,10 @@ impl Scheduler {
 
     pub fn tally(&self) -> Tally {
         self.tally
+    }
+
+    pub(super) fn ledger_mut(&mut self) -> &mut Ledger {
+        &mut self.ledger
     }
 
     pub fn ledger(&self) -> &Ledger {

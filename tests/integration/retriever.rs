@@ -11,7 +11,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use libp2p::{Multiaddr, PeerId};
 use tidegate::blockstore::{Hit, StoreError, Tier};
-use tidegate::exchange::{ConnectError, Exchange, ExchangeEvent, SendError, Want, WantKind};
+use tidegate::exchange::{Arrival, ConnectError, Exchange, ExchangeEvent, SendError, Want, WantKind};
 use tidegate::ipld::{Block, Cid, HashCode, codec};
 use tidegate::record::{AttemptOutcome, CacheState, EventKind, Phase, Policy, Source, Transport};
 use tidegate::retriever::{Config, FetchError, Hint, LocalBlocks, Retriever, SessionOptions};
@@ -137,7 +137,15 @@ impl Exchange for Net {
                     let block = if manner == Manner::Corrupt { flipped(&block) } else { block };
                     let size = block.len();
                     fake.free_at = fake.free_at.max(answer) + Duration::from_secs_f64(size as f64 / fake.rate);
-                    self.later(fake.free_at, ExchangeEvent::Block { peer, block, wire_bytes: size + 40 });
+                    self.later(
+                        fake.free_at,
+                        ExchangeEvent::Block {
+                            peer,
+                            block,
+                            wire_bytes: size + 40,
+                            arrival: Arrival { at: fake.free_at, received: None },
+                        },
+                    );
                 }
             }
         }

@@ -1,14 +1,14 @@
 //! Peers with a rate, a round trip and a manner, around one scheduler, in virtual time.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
 use libp2p::{Multiaddr, PeerId};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use tidegate::exchange::{ConnectError, ExchangeEvent, Want, WantKind};
+use tidegate::exchange::{Arrival, ConnectError, ExchangeEvent, Want, WantKind};
 use tidegate::ipld::{Block, Cid, HashCode, codec};
 use tidegate::record::{Policy, Transport};
 use tidegate::retriever::scheduler::{Action, Input, RouteId, Scheduler, SessionId, Time, Tuning};
@@ -17,6 +17,10 @@ use tidegate::routing::{Provider, RouterKind, RoutingEvent};
 
 /// Payload share of a link: RETRIEVAL.md §2.0.
 pub const GOODPUT: f64 = 0.9653;
+/// What a peer sends of one block before it goes on with the next, in bytes.
+const PIECE: usize = 16 * 1024;
+/// The first flight of a new connection, in bytes: quic-go's 32 packets.
+pub const FIRST_FLIGHT: f64 = 40_000.0;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Manner {
@@ -40,10 +44,21 @@ pub struct SimPeer {
     pub rtt: Duration,
     pub mbit: f64,
     pub connected: bool,
+    /// Blocks that it sends at once, sharing its link; they cannot be cancelled. Kubo: eight.
+    pub parallel: usize,
+    /// Bytes a round trip that a new connection is allowed; doubles with every round trip. Infinite: warm.
+    pub flight: f64,
     queue: Vec<Want>,
+    /// Blocks being sent, and bytes of each that are still to go.
+    sending: VecDeque<(Block, usize)>,
     busy: bool,
+    received: u64,
+    reported: Time,
+    unreported: usize,
     pub sent: u64,
     pub blocks: u64,
+    /// When its last byte came.
+    pub last: Time,
     pub asked: usize,
     /// Wants that were sent to it after it had sent its first wrong block and the block had arrived.
     pub asked_after_wrong: usize,
@@ -58,6 +73,8 @@ enum Happening {
     Cancelled(usize, Vec<Cid>),
     /// The peer's link is free.
     Free(usize),
+    /// Bytes come; with the last ones of a block, the block.
+    Bytes(usize, usize, Option<Box<Block>>),
     Join(usize),
 }
 
@@ -119,10 +136,17 @@ impl World {
             rtt: Duration::from_millis(rtt_ms),
             mbit,
             connected: false,
+            parallel: 1,
+            flight: f64::INFINITY,
             queue: Vec::new(),
+            sending: VecDeque::new(),
             busy: false,
+            received: 0,
+            reported: Time::ZERO,
+            unreported: 0,
             sent: 0,
             blocks: 0,
+            last: Time::ZERO,
             asked: 0,
             asked_after_wrong: 0,
             wrong_arrived: false,
@@ -135,13 +159,23 @@ impl World {
         index
     }
 
+    /// A peer that serves as Kubo does: eight blocks at once.
+    pub fn kubo(&mut self, mbit: f64, rtt_ms: u64, connected: bool) -> usize {
+        let index = self.peer(Manner::Honest, mbit, rtt_ms, connected);
+        self.peers[index].parallel = 8;
+        index
+    }
+
     fn connect(&mut self, index: usize) {
         let peer = &mut self.peers[index];
         peer.connected = true;
         let (id, rtt) = (peer.id, peer.rtt);
         let (transport, address) = (Transport::BitswapQuic, Multiaddr::empty());
-        self.on(Input::Exchange(ExchangeEvent::Connected { peer: id, transport, address, dial: None }));
-        self.on(Input::Exchange(ExchangeEvent::Rtt { peer: id, rtt }));
+        let dial = peer.flight.is_finite().then_some(rtt * 2);
+        self.on(Input::Exchange(ExchangeEvent::Connected { peer: id, transport, address, dial }));
+        if dial.is_none() {
+            self.on(Input::Exchange(ExchangeEvent::Rtt { peer: id, rtt }));
+        }
     }
 
     pub fn add(&mut self, blocks: &[Block]) {
@@ -200,15 +234,7 @@ impl World {
 
     /// One round: decide, then let the next thing happen. False when nothing ever will.
     pub fn turn(&mut self) -> bool {
-        let mut actions = Vec::new();
-        self.scheduler.poll(self.now, &mut actions);
-        if self.check {
-            self.scheduler.check_invariants();
-        }
-        let acted = !actions.is_empty();
-        for action in actions {
-            self.act(action);
-        }
+        let acted = self.decide();
         let happening = self.happenings.peek().map(|Reverse((at, _))| *at);
         let deadline = self.scheduler.next_deadline();
         let next = match (happening, deadline) {
@@ -223,7 +249,22 @@ impl World {
                 self.happen(what);
             }
         }
+        // As in the engine: what came is handed over before the reader can ask for anything else.
+        self.decide();
         true
+    }
+
+    fn decide(&mut self) -> bool {
+        let mut actions = Vec::new();
+        self.scheduler.poll(self.now, &mut actions);
+        if self.check {
+            self.scheduler.check_invariants();
+        }
+        let acted = !actions.is_empty();
+        for action in actions {
+            self.act(action);
+        }
+        acted
     }
 
     fn index(&self, id: &PeerId) -> usize {
@@ -289,14 +330,7 @@ impl World {
 
     fn happen(&mut self, what: Happening) {
         match what {
-            Happening::Input(input) => {
-                if let Input::Exchange(ExchangeEvent::Block { peer, block, .. }) = &*input {
-                    let wrong = !self.content.contains_key(block.cid());
-                    let index = self.index(peer);
-                    self.peers[index].wrong_arrived |= wrong;
-                }
-                self.on(*input);
-            }
+            Happening::Input(input) => self.on(*input),
             Happening::Arrive(index, wants) => {
                 let half = self.peers[index].rtt / 2;
                 for want in wants {
@@ -304,6 +338,13 @@ impl World {
                     let (id, cid) = (peer.id, want.cid);
                     let event = match (want.kind, self.content.contains_key(&cid)) {
                         (_, false) => ExchangeEvent::DontHave { peer: id, cid },
+                        // A small block comes instead of a HAVE.
+                        (WantKind::Have, true) if self.content[&cid].len() <= 1_024 => {
+                            peer.received += self.content[&cid].len() as u64;
+                            let arrival = Arrival { at: tokio::time::Instant::now(), received: None };
+                            let block = self.content[&cid].clone();
+                            ExchangeEvent::Block { peer: id, wire_bytes: block.len(), block, arrival }
+                        }
                         (WantKind::Have, true) => ExchangeEvent::Have { peer: id, cid },
                         (WantKind::Block, true) if peer.manner == Manner::Liar => {
                             ExchangeEvent::DontHave { peer: id, cid }
@@ -323,45 +364,89 @@ impl World {
                 self.serve(index);
             }
             Happening::Join(index) => self.connect(index),
+            Happening::Bytes(index, bytes, block) => self.arrive(index, bytes, block),
         }
     }
 
-    /// The peer sends its most urgent block, one at a time over its link.
+    /// The peer sends its most urgent blocks, a piece of each in turn.
     fn serve(&mut self, index: usize) {
         let peer = &mut self.peers[index];
-        if peer.busy || peer.queue.is_empty() {
-            return;
-        }
         if matches!(peer.manner, Manner::Staller(bytes) if peer.sent >= bytes) {
             return;
         }
-        let at = (0..peer.queue.len()).max_by_key(|k| (peer.queue[*k].priority, Reverse(*k))).unwrap();
-        let want = peer.queue.remove(at);
-        let mut block = self.content[&want.cid].clone();
+        while peer.sending.len() < peer.parallel && !peer.queue.is_empty() {
+            let at = (0..peer.queue.len()).max_by_key(|k| (peer.queue[*k].priority, Reverse(*k))).unwrap();
+            let want = peer.queue.remove(at);
+            let mut block = self.content[&want.cid].clone();
+            peer.blocks += 1;
+            if peer.manner == Manner::Corrupt && peer.blocks.is_multiple_of(10) {
+                let mut data = block.data().to_vec();
+                data[20] ^= 1;
+                block = Block::encode(codec::RAW, HashCode::Blake3, Bytes::from(data)).unwrap();
+            }
+            let size = block.len();
+            peer.sending.push_back((block, size));
+        }
+        if peer.busy {
+            return;
+        }
+        let Some((block, left)) = peer.sending.pop_front() else { return };
         let mbit = match peer.manner {
             Manner::Degrader(bytes, mbit) if peer.sent >= bytes => mbit,
             _ => peer.mbit,
         };
-        peer.blocks += 1;
-        peer.sent += block.len() as u64;
+        let piece = left.min(PIECE);
+        let rate = (mbit * 1e6 * GOODPUT / 8.0).min(peer.flight / peer.rtt.as_secs_f64());
+        let takes = Duration::from_secs_f64(piece as f64 / rate);
+        // Slow start: what is acknowledged is added to the window.
+        peer.flight += piece as f64;
+        peer.sent += piece as u64;
         peer.busy = true;
-        if peer.manner == Manner::Corrupt && peer.blocks.is_multiple_of(10) {
-            let mut data = block.data().to_vec();
-            data[20] ^= 1;
-            block = Block::encode(codec::RAW, HashCode::Blake3, Bytes::from(data)).unwrap();
-        }
-        let (id, half) = (peer.id, peer.rtt / 2);
-        let size = block.len();
-        let takes = Duration::from_secs_f64(size as f64 * 8.0 / (mbit * 1e6 * GOODPUT));
-        // Proof of life between blocks, as the exchange gives it.
-        let parts = (takes.as_millis() / 50) as u32;
-        for part in 1..=parts {
-            let event = ExchangeEvent::Progress { peer: id, bytes: size / (parts as usize + 1) };
-            self.schedule(Duration::from_millis(50) * part + half, Happening::Input(Box::new(Input::Exchange(event))));
-        }
-        let event = ExchangeEvent::Block { peer: id, block, wire_bytes: size + 40 };
-        self.schedule(takes + half, Happening::Input(Box::new(Input::Exchange(event))));
+        let whole = if left == piece {
+            Some(Box::new(block))
+        } else {
+            peer.sending.push_back((block, left - piece));
+            None
+        };
+        let half = peer.rtt / 2;
+        self.schedule(takes + half, Happening::Bytes(index, piece, whole));
         self.schedule(takes, Happening::Free(index));
+    }
+
+    /// Bytes reach us: blocks as they end, and proof of life between them, as the exchange gives it.
+    fn arrive(&mut self, index: usize, bytes: usize, whole: Option<Box<Block>>) {
+        let now = self.now;
+        let peer = &mut self.peers[index];
+        peer.received += bytes as u64;
+        peer.last = now;
+        peer.unreported += bytes;
+        let (id, arrival) = (peer.id, Arrival { at: tokio::time::Instant::now(), received: Some(peer.received) });
+        let event = match whole {
+            Some(block) => {
+                let wire_bytes = block.len();
+                let wrong = !self.content.contains_key(block.cid());
+                self.peers[index].wrong_arrived |= wrong;
+                ExchangeEvent::Block { peer: id, block: *block, wire_bytes, arrival }
+            }
+            None if now - peer.reported >= Duration::from_millis(25) => {
+                peer.reported = now;
+                ExchangeEvent::Progress { peer: id, bytes: std::mem::take(&mut peer.unreported), arrival }
+            }
+            None => return,
+        };
+        self.on(Input::Exchange(event));
+    }
+
+    /// Payload bytes that came from all peers together.
+    pub fn received(&self) -> u64 {
+        self.peers.iter().map(|peer| peer.received).sum()
+    }
+
+    /// Lets what is under way come, for at most so long.
+    pub fn settle(&mut self, most: Duration) {
+        let end = self.now + most;
+        while self.happenings.peek().is_some_and(|Reverse((at, _))| *at <= end) && self.turn() {}
+        self.now = self.now.max(end);
     }
 
     pub fn duplicate_share(&self) -> f64 {

@@ -67,10 +67,17 @@ pub(in super::super) async fn respond(
         Selection::Parts(ranges) => (StatusCode::PARTIAL_CONTENT, ranges[0].clone(), Some(ranges)),
         Selection::Unsatisfiable => return Err(GatewayError::Range { size }),
     };
+    // One reader for the type and the body: what lies behind the first block is asked for at once, not after it.
+    let mut reader = FileReader::new(visit.session.clone(), block, range.clone())?;
     let kind = match by_name {
         Some(kind) => kind,
         // The type is that of the file, so it is read from its beginning, not from the part.
         None if range.start > 0 => sniff_here(visit, block).await.unwrap_or_else(|| "application/octet-stream".into()),
+        None if range.end >= (SNIFF_BYTES as u64).min(size) => {
+            let bytes = if size > 0 { reader.peek(SNIFF_BYTES).await? } else { Bytes::new() };
+            let bytes = bytes.slice(..bytes.len().min(SNIFF_BYTES));
+            content_type::by_bytes(&bytes, bytes.len() as u64 == size)
+        }
         None => {
             let mut start = FileReader::new(visit.session.clone(), block, 0..(SNIFF_BYTES as u64).min(size))?;
             let bytes = start.peek(SNIFF_BYTES).await?;
@@ -79,7 +86,6 @@ pub(in super::super) async fn respond(
     };
     set_type(visit, &kind, &mut out);
     let length = range.end - range.start;
-    let mut reader = FileReader::new(visit.session.clone(), block, range)?;
     // The status is chosen when the first bytes are here (DESIGN.md §6, step 9).
     if length > 0 {
         reader.peek(1).await?;

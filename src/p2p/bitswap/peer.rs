@@ -13,7 +13,7 @@ use libp2p::PeerId;
 use tokio::sync::Notify;
 
 use super::message::{MAX_MESSAGE_SIZE, Outgoing, Version};
-use crate::exchange::{MAX_WANTS_PER_PEER, SendError, Want, WantKind};
+use crate::exchange::{Arrival, MAX_WANTS_PER_PEER, SendError, Want, WantKind};
 use crate::ipld::{Block, Cid};
 
 /// Wants in one message: the first of a long list leaves before the last is packed (RETRIEVAL.md T9).
@@ -27,7 +27,7 @@ const MESSAGE_OVERHEAD: usize = 64 * 1024;
 /// What a presence counts for in the outstanding window, in bytes: its CID, framing, and our bookkeeping.
 const PRESENCE_BYTES: usize = 256;
 /// How often a large message that is still arriving is reported.
-const PROGRESS_EVERY: Duration = Duration::from_millis(50);
+const PROGRESS_EVERY: Duration = Duration::from_millis(25);
 
 /// See the module.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub struct Peer {
     pub keep: AtomicBool,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
+    /// Bytes read so far, those of unfinished messages included.
+    received: AtomicU64,
     progress: Mutex<Progress>,
 }
 
@@ -104,6 +106,7 @@ impl Peer {
             keep: AtomicBool::new(false),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            received: AtomicU64::new(0),
             progress: Mutex::new(Progress { last: Instant::now(), bytes: 0 }),
         }
     }
@@ -383,6 +386,16 @@ impl Peer {
         outstanding
     }
 
+    /// Counts bytes as they are read.
+    pub fn read(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// What was read by now.
+    pub fn arrival(&self) -> Arrival {
+        Arrival { at: tokio::time::Instant::now(), received: Some(self.received.load(Ordering::Relaxed)) }
+    }
+
     /// Counts bytes of a message that is still arriving; the sum since the last report when it is time for another.
     pub fn progress(&self, bytes: usize, now: Instant) -> Option<usize> {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
@@ -536,11 +549,11 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_reported_at_most_every_fifty_milliseconds() {
+    fn progress_is_reported_at_most_every_twenty_five_milliseconds() {
         let peer = ready();
         let start = Instant::now() + Duration::from_secs(1);
         assert_eq!(peer.progress(10, start), Some(10));
-        assert_eq!(peer.progress(10, start + Duration::from_millis(49)), None);
-        assert_eq!(peer.progress(10, start + Duration::from_millis(50)), Some(20));
+        assert_eq!(peer.progress(10, start + Duration::from_millis(24)), None);
+        assert_eq!(peer.progress(10, start + Duration::from_millis(25)), Some(20));
     }
 }

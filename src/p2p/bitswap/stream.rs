@@ -71,8 +71,9 @@ impl<S: AsyncRead + Unpin> FrameReader<S> {
     }
 
     /// The next message without its prefix; `None` at a clean end. The length is checked before anything is
-    /// allocated for it, and the buffer grows only as bytes arrive. `arriving` is told of each read of a long message.
-    pub async fn next(&mut self, mut arriving: impl FnMut(usize)) -> Result<Option<Bytes>, FrameError> {
+    /// allocated for it, and the buffer grows only as bytes arrive. `arriving` is told of each
+    /// read, and whether it is part of a long message.
+    pub async fn next(&mut self, mut arriving: impl FnMut(usize, bool)) -> Result<Option<Bytes>, FrameError> {
         loop {
             let header = header(&self.buffer[..self.filled])?;
             let need = header.map_or(FIRST_READ, |(prefix, length)| prefix + length);
@@ -107,9 +108,7 @@ impl<S: AsyncRead + Unpin> FrameReader<S> {
                 };
             }
             self.filled += count;
-            if need > PROGRESS_FROM {
-                arriving(count);
-            }
+            arriving(count, need > PROGRESS_FROM);
         }
     }
 }
@@ -153,9 +152,10 @@ fn header(bytes: &[u8]) -> Result<Option<(usize, usize)>, MessageError> {
 pub async fn read<S: AsyncRead + Unpin>(stream: S, connection: Budget, peer: Arc<Peer>, shared: Arc<Shared>) {
     let mut frames = FrameReader::new(stream, connection, shared.budget.clone());
     loop {
-        let arriving = |bytes| {
-            if let Some(bytes) = peer.progress(bytes, Instant::now()) {
-                shared.try_emit(ExchangeEvent::Progress { peer: peer.id, bytes });
+        let arriving = |bytes, long| {
+            peer.read(bytes);
+            if long && let Some(bytes) = peer.progress(bytes, Instant::now()) {
+                shared.try_emit(ExchangeEvent::Progress { peer: peer.id, bytes, arrival: peer.arrival() });
             }
         };
         let outcome = match frames.next(arriving).await {
@@ -177,7 +177,7 @@ pub async fn read<S: AsyncRead + Unpin>(stream: S, connection: Budget, peer: Arc
 }
 
 async fn receive(frame: Bytes, peer: &Arc<Peer>, shared: &Arc<Shared>) -> Result<(), MessageError> {
-    let length = frame.len();
+    let (length, arrival) = (frame.len(), peer.arrival());
     shared.metrics.messages_received.inc();
     shared.metrics.bytes_received.inc_by(length as u64);
     peer.bytes_in.fetch_add(length as u64, Ordering::Relaxed);
@@ -200,7 +200,7 @@ async fn receive(frame: Bytes, peer: &Arc<Peer>, shared: &Arc<Shared>) -> Result
                 if !peer.arrived(block.cid()) {
                     shared.metrics.unwanted.inc();
                 }
-                shared.emit(ExchangeEvent::Block { peer: peer.id, block, wire_bytes }).await;
+                shared.emit(ExchangeEvent::Block { peer: peer.id, block, wire_bytes, arrival }).await;
             }
         }
         if changes.len() >= CHANGES {
@@ -323,11 +323,11 @@ mod tests {
         let lengths = [0, 1, 5000, 300_000, 7, MAX_MESSAGE_SIZE, 3];
         let mut frames = reader(lengths.iter().flat_map(|n| framed(*n)).collect());
         for length in lengths {
-            let frame = frames.next(|_| ()).await.unwrap().unwrap();
+            let frame = frames.next(|_, _| ()).await.unwrap().unwrap();
             assert_eq!(frame.len(), length);
             assert!(frame.iter().enumerate().all(|(n, byte)| *byte == n as u8));
         }
-        assert!(frames.next(|_| ()).await.unwrap().is_none());
+        assert!(frames.next(|_, _| ()).await.unwrap().is_none());
         // An idle stream holds its first buffer and no more.
         assert!(frames.reserved.all.0.load(Ordering::Relaxed) <= FIRST_READ);
     }
@@ -336,7 +336,7 @@ mod tests {
     async fn an_oversize_length_is_refused_before_anything_is_allocated_for_it() {
         for prefix in [vec![0x81, 0x80, 0x80, 0x02], vec![0xff; 10], vec![0xff, 0xff, 0xff, 0xff, 0x7f]] {
             let mut frames = reader(prefix);
-            assert!(matches!(frames.next(|_| ()).await, Err(FrameError::Message(MessageError::MessageTooLarge))));
+            assert!(matches!(frames.next(|_, _| ()).await, Err(FrameError::Message(MessageError::MessageTooLarge))));
             assert!(frames.buffer.len() <= FIRST_READ);
         }
     }
@@ -346,7 +346,7 @@ mod tests {
         let mut bytes = framed(MAX_MESSAGE_SIZE);
         bytes.truncate(100);
         let mut frames = reader(bytes);
-        assert!(matches!(frames.next(|_| ()).await, Err(FrameError::Io(_))));
+        assert!(matches!(frames.next(|_, _| ()).await, Err(FrameError::Io(_))));
         assert!(frames.buffer.len() <= FIRST_READ + BLOCK_READ);
     }
 
@@ -359,7 +359,7 @@ mod tests {
             let mut bytes = framed(MAX_MESSAGE_SIZE);
             bytes.pop();
             let mut frames = FrameReader::new(Cursor::new(bytes), own.clone(), all.clone());
-            refused |= matches!(frames.next(|_| ()).await, Err(FrameError::Buffers));
+            refused |= matches!(frames.next(|_, _| ()).await, Err(FrameError::Buffers));
             held.push(frames);
         }
         assert!(refused);

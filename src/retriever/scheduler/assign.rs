@@ -14,8 +14,6 @@ use crate::exchange::{MAX_WANTS_PER_PEER, Want, WantKind};
 use crate::record::Policy;
 use crate::routing::RouterKind;
 
-/// The rate that a peer is given the benefit of while none of the session's is known, bytes a second.
-const UNKNOWN_RATE: f64 = 4e6;
 /// Wants looked at for one session in one round.
 const MAX_PLAN: usize = 1_024;
 /// Wants that wait for a peer with a full window before planning stops.
@@ -26,6 +24,17 @@ pub const STANDARD_READ_AHEAD: usize = 10;
 const MAX_DISCOVERIES: usize = 16;
 /// Another peer takes over only if it would be done in this share of the owner's remaining time.
 const WORTH_MOVING: f64 = 0.7;
+/// and if it gains this much, in seconds: for less, a second copy is not worth its bytes.
+const WORTH_SECONDS: f64 = 0.02;
+/// Blocks that a peer may be sending at once: Kubo has eight workers, and a cancel does not reach what they hold
+/// (RETRIEVAL.md §2.0).
+const SENT_AT_ONCE: usize = 8;
+/// Bytes of second copies that may be asked for before any were earned, and the most that can be saved up.
+pub(super) const FIRST_HEDGES: f64 = 2.0 * 1024.0 * 1024.0;
+const MAX_HEDGES: f64 = 16.0 * 1024.0 * 1024.0;
+/// The window of the only peer that has the content, in windows of one among others and at least in blocks.
+const ALONE: u64 = 4;
+const ALONE_BLOCKS: u64 = 24;
 /// Blocks moved in one round.
 const MAX_MOVES: usize = 64;
 /// Kept free at each peer, for what becomes urgent.
@@ -43,17 +52,19 @@ struct Lane {
     /// What is outstanding.
     sent: u64,
     wants: usize,
-    /// Outstanding and planned.
-    planned: f64,
+    /// Seconds until all that is outstanding and planned has come.
+    ready: f64,
 }
 
 impl Lane {
     fn done_after(&self, size: u64) -> f64 {
-        self.rtt + (self.planned + size as f64) / self.rate
+        self.ready.max(self.rtt) + size as f64 / self.rate
     }
 
     fn has_room(&self, size: u64, alone: bool) -> bool {
-        self.wants + SPARE_WANTS < MAX_WANTS_PER_PEER && (alone || self.sent == 0 || self.sent + size <= self.window)
+        // The only peer is asked for more than it needs, so that no round trip is lost when it turns out to be faster.
+        let window = if alone { (self.window * ALONE).max(ALONE_BLOCKS * size) } else { self.window };
+        self.wants + SPARE_WANTS < MAX_WANTS_PER_PEER && (self.sent == 0 || self.sent + size <= window)
     }
 }
 
@@ -72,7 +83,7 @@ impl Scheduler {
                 Policy::Standard => {
                     self.dial(id, now);
                     self.assign_standard(id, now);
-                    self.give_up(id);
+                    self.give_up(id, now);
                 }
             }
         }
@@ -80,7 +91,7 @@ impl Scheduler {
         for id in optimized {
             self.probe(id, now);
             self.rebalance(id, now);
-            self.give_up(id);
+            self.give_up(id, now);
         }
         // What gave_up or moved has touched is looked at on the next input or tick.
     }
@@ -97,23 +108,33 @@ impl Scheduler {
             let able = self.able(*id, now);
             self.lanes(&able, now, &mut lanes);
             let queue: Vec<_> = session.queue.iter().take(MAX_PLAN).copied().collect();
-            heap.push(Reverse((queue.first().is_none_or(|q| q.0), session.in_flight, *id)));
+            // Only who had nothing under way starts where the others are; who waits keeps its place.
+            let turn = if session.in_flight == 0 { session.turn.max(self.turn) } else { session.turn };
+            heap.push(Reverse((queue.first().is_none_or(|q| q.0), turn, *id)));
             plans.insert(*id, (queue.into_iter(), able));
         }
         let (mut held, mut discoveries) = (BTreeMap::<SessionId, usize>::new(), BTreeMap::<SessionId, usize>::new());
-        // One want of each session in turn, the session with the least under way first; a waiting reader before all.
-        while let Some(Reverse((_, flying, id))) = heap.pop() {
+        // Start-time fair queueing (Goyal et al. 1996): each session's turn comes after as many bytes as it was given;
+        // one that comes late starts where the others are. A waiting reader goes before all.
+        while let Some(Reverse((_, turn, id))) = heap.pop() {
             let Some((queue, able)) = plans.get_mut(&id) else { continue };
             let Some((_, _, want)) = queue.next() else { continue };
             let next_class = queue.as_slice().first().is_none_or(|q| q.0);
             let able = able.clone();
             let Some(state) = self.wants.get(&want) else { continue };
             if state.block_asks > 0 {
-                heap.push(Reverse((next_class, flying, id)));
+                heap.push(Reverse((next_class, turn, id)));
                 continue;
             }
             let size = state.size;
-            let free: Vec<PeerId> = able.iter().filter(|peer| !state.excluded.contains_key(*peer)).copied().collect();
+            let open = |peer: &&PeerId| !state.excluded.contains_key(*peer);
+            let sure = |peer: &&PeerId| {
+                self.sessions.get(&id).and_then(|s| s.candidates.get(*peer)).is_some_and(|c| c.has > Has::Unknown)
+            };
+            let mut free: Vec<PeerId> = able.iter().filter(open).copied().collect();
+            if state.sessions.get(&id).is_some_and(|interest| interest.urgent) && free.iter().any(|peer| sure(&peer)) {
+                free.retain(|peer| sure(&peer));
+            }
             let best = free
                 .iter()
                 .filter_map(|peer| Some((lanes.get(peer)?.done_after(size), *peer)))
@@ -123,15 +144,19 @@ impl Scheduler {
                 *tried += 1;
                 if *tried <= MAX_DISCOVERIES {
                     self.discover(id, want, now);
-                    heap.push(Reverse((next_class, flying, id)));
+                    heap.push(Reverse((next_class, turn, id)));
                 }
                 continue;
             };
             let Some(lane) = lanes.get_mut(&peer) else { continue };
-            lane.planned += size as f64;
+            lane.ready = lane.done_after(size);
             if lane.has_room(size, free.len() == 1) {
                 lane.sent += size;
                 lane.wants += 1;
+                self.turn = self.turn.max(turn);
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.turn = turn + size;
+                }
                 self.ask_expecting(want, peer, WantKind::Block, Duration::from_secs_f64(eta.min(3600.0)), now);
             } else {
                 let held = held.entry(id).or_default();
@@ -140,17 +165,23 @@ impl Scheduler {
                     continue;
                 }
             }
-            heap.push(Reverse((next_class, flying + 1, id)));
+            heap.push(Reverse((next_class, turn + size, id)));
         }
     }
 
     /// Peers that have the session's content and answer: those with a clean record, or else those without.
     fn able(&self, id: SessionId, now: Time) -> Vec<PeerId> {
         let Some(session) = self.sessions.get(&id) else { return Vec::new() };
+        // Once somebody has the content, those that had everything lately are not waited for to say that they do: a
+        // wrong guess costs a DONT_HAVE, waiting costs a round trip of every transfer.
+        let proven = session.candidates.values().any(|c| c.has == Has::Proven);
         let able: Vec<PeerId> = session
             .candidates
             .iter()
-            .filter(|(peer, c)| c.usable() && c.has > Has::Unknown && self.peers.get(peer).is_some_and(|p| !p.stalled))
+            .filter(|(peer, c)| {
+                let has = c.has > Has::Unknown || (proven && c.misses == 0 && self.ledger.is_presumed(peer));
+                c.usable() && has && self.peers.get(peer).is_some_and(|p| !p.stalled)
+            })
             .map(|(peer, _)| *peer)
             .collect();
         let clean: Vec<PeerId> = able.iter().filter(|peer| !self.ledger.is_struck(peer, now)).copied().collect();
@@ -158,17 +189,16 @@ impl Scheduler {
     }
 
     fn lanes(&self, able: &[PeerId], now: Time, lanes: &mut BTreeMap<PeerId, Lane>) {
-        let known: Vec<f64> = able.iter().filter_map(|peer| self.peers.get(peer)?.rate_now(now)).collect();
-        let mean = if known.is_empty() { UNKNOWN_RATE } else { known.iter().sum::<f64>() / known.len() as f64 };
         for id in able {
             let Some(peer) = self.peers.get(id) else { continue };
+            let rate = peer.rate_or_prior(now).max(1.0);
             lanes.entry(*id).or_insert(Lane {
                 rtt: peer.rtt().as_secs_f64(),
-                rate: peer.rate_now(now).unwrap_or(mean).max(1.0),
+                rate,
                 window: peer.window(),
                 sent: peer.outstanding_bytes,
                 wants: peer.outstanding.len(),
-                planned: peer.outstanding_bytes as f64,
+                ready: peer.drained_after(rate, now),
             });
         }
     }
@@ -214,8 +244,9 @@ impl Scheduler {
     pub(super) fn ask(&mut self, want: WantId, peer: PeerId, kind: WantKind, now: Time) {
         let size = self.wants.get(&want).map_or(0, |state| state.size) as f64;
         let expected = self.peers.get(&peer).map_or(Duration::ZERO, |p| {
-            let rate = p.rate_now(now).unwrap_or(UNKNOWN_RATE);
-            p.rtt() + Duration::from_secs_f64(((p.outstanding_bytes as f64 + size) / rate).min(3600.0))
+            let rate = p.rate_or_prior(now).max(1.0);
+            let ready = p.drained_after(rate, now).max(p.rtt().as_secs_f64());
+            Duration::from_secs_f64((ready + size / rate).min(3600.0))
         });
         self.ask_expecting(want, peer, kind, expected, now);
     }
@@ -233,11 +264,10 @@ impl Scheduler {
         if kind == WantKind::Block && peer.block_wants == 0 {
             peer.busy_since = now;
             peer.first_byte = None;
-            peer.rate.busy(now);
+            peer.rate.busy();
         }
-        let rtt = peer.rtt();
         let bytes = if kind == WantKind::Block { state.size } else { 0 };
-        let asked = Asked { kind, at: now, bytes, mark: peer.rate.mark(now, rtt), expected };
+        let asked = Asked { kind, at: now, bytes, expected };
         peer.outstanding.insert(want, asked);
         state.asked.insert(id);
         // Larger is more urgent. Sequence numbers of one session never reach a quarter of the range in practice; if
@@ -248,6 +278,7 @@ impl Scheduler {
         if kind == WantKind::Block {
             peer.outstanding_bytes += bytes;
             peer.block_wants += 1;
+            peer.loaded(now);
             state.block_asks += 1;
             for (session, interest) in &state.sessions {
                 let Some(session) = self.sessions.get_mut(session) else { continue };
@@ -305,18 +336,26 @@ impl Scheduler {
                     lane.has_room(size, false).then(|| (lane.done_after(size), *peer))
                 })
                 .min_by(|a, b| a.0.total_cmp(&b.0));
-            let Some((eta, peer)) = best.filter(|(eta, _)| *eta < WORTH_MOVING * left) else { continue };
-            if started && !self.may_hedge(id, size) {
+            let Some((eta, peer)) = best.filter(|(eta, _)| *eta < WORTH_MOVING * left && left - eta > WORTH_SECONDS)
+            else {
+                continue;
+            };
+            // What the owner will send of it until the other copy is here is what a second copy costs.
+            let rate = self.peers.get(&owner).map_or(0.0, |peer| peer.rate_or_prior(now));
+            // All copies from one owner share what it can send.
+            let owned = self.peers.get(&owner).map_or(1, |peer| peer.block_wants.max(1));
+            let cost = ((rate * eta / owned as f64) as u64).clamp(size / 16, size);
+            if started && !self.may_hedge(id, cost) {
                 continue;
             }
             moves += 1;
             if let Some(lane) = lanes.get_mut(&peer) {
-                lane.planned += size as f64;
+                lane.ready = eta;
                 lane.sent += size;
                 lane.wants += 1;
             }
             if started {
-                self.hedge(id, want, peer, size, now);
+                self.hedge(id, want, peer, cost, now);
             } else {
                 self.take_back(want, owner);
                 self.tally.reassigned += 1;
@@ -332,7 +371,7 @@ impl Scheduler {
         let mut all = Vec::new();
         for id in session.candidates.keys() {
             let Some(peer) = self.peers.get(id).filter(|peer| peer.block_wants > 0) else { continue };
-            let rate = peer.rate_now(now).unwrap_or(UNKNOWN_RATE);
+            let rate = peer.rate_or_prior(now).max(1.0);
             let rtt = peer.rtt().as_secs_f64();
             let mut queue: Vec<(Time, WantId, u64)> = peer
                 .outstanding
@@ -341,25 +380,33 @@ impl Scheduler {
                 .map(|(want, asked)| (asked.at, *want, asked.bytes))
                 .collect();
             queue.sort_unstable();
-            let mut ahead = 0.0;
-            for (at, want, size) in queue {
+            let (start, mut ahead) = (peer.first_byte_after(now), -(peer.partial() as f64));
+            for (index, (at, want, size)) in queue.into_iter().enumerate() {
                 let flight = (rtt - now.saturating_sub(at).as_secs_f64()).max(0.0);
-                let starts = ahead / rate;
                 ahead += size as f64;
+                let done = flight.max(start) + ahead.max(0.0) / rate;
                 if session.wants.contains(&want) {
-                    // A cancel needs half a round trip, and a block that left is on its way for the other half.
-                    all.push((want, *id, flight + ahead / rate, starts < rtt + flight));
+                    all.push((want, *id, done, index < SENT_AT_ONCE));
                 }
             }
         }
         all
     }
 
+    /// What was received allows for second copies: a token bucket for the whole process.
+    pub(super) fn earn(&mut self, bytes: u64) {
+        self.hedge_tokens = (self.hedge_tokens + bytes as f64 * self.tuning.duplicate_share).min(MAX_HEDGES);
+    }
+
     /// Duplicates are at most a share of what was received; the first may be taken in advance.
     pub(super) fn may_hedge(&self, id: SessionId, size: u64) -> bool {
         self.sessions.get(&id).is_some_and(|session| {
             let allowed = session.bytes as f64 * self.tuning.duplicate_share;
-            session.hedged_bytes == 0 || (session.hedged_bytes + size) as f64 <= allowed
+            let next = (session.hedged_bytes + size) as f64;
+            let first = session.hedged_bytes == 0;
+            // The second one too, while the process has not used up what it earned.
+            let second = self.tuning.duplicate_share > 0.0 && next <= 2.0 * session.block_size as f64;
+            first || (size as f64 <= self.hedge_tokens && (second || next <= allowed))
         })
     }
 
@@ -367,6 +414,7 @@ impl Scheduler {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.hedged_bytes += size;
         }
+        self.hedge_tokens = (self.hedge_tokens - size as f64).max(0.0);
         self.tally.hedges += 1;
         if let Some(cid) = self.wants.get(&want).map(|state| state.cid) {
             self.step(id, Step::Hedged { peer, cid });

@@ -18,24 +18,28 @@ const MAX_FOUND: usize = 256;
 
 impl Scheduler {
     /// Joins the search for a CID, or begins it: at once if fewer than the allowed number run, else in order.
-    pub(super) fn search(&mut self, id: SessionId, cid: Cid) -> RouteId {
+    pub(super) fn search(&mut self, id: SessionId, cid: Cid, now: Time) -> RouteId {
+        let (nobody, remembered) = (self.known.nobody(cid.hash(), now), self.known.providers(cid.hash(), now));
         let known = self.route_index.get(cid.hash()).copied();
         let route = known.unwrap_or_else(|| {
             let route = RouteId(self.id());
             self.route_index.insert(*cid.hash(), route);
-            let state = RouteState::Queued;
+            let state = if nobody { RouteState::Done } else { RouteState::Queued };
             self.routes.insert(
                 route,
                 Route { cid, sessions: BTreeSet::new(), found: Vec::new(), finished: Vec::new(), state },
             );
-            self.route_queue.push_back(route);
+            if !nobody {
+                self.route_queue.push_back(route);
+            }
             route
         });
         self.step(id, Step::RoutingStarted { cid });
         let Some(state) = self.routes.get_mut(&route) else { return route };
         state.sessions.insert(id);
         let (found, finished) = (state.found.clone(), state.finished.clone());
-        for provider in found {
+        // Those of an earlier search are dialled while the routers are asked again.
+        for provider in remembered.into_iter().chain(found) {
             self.found(id, provider);
         }
         for (router, providers, error) in finished {
@@ -97,11 +101,19 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn route_ended(&mut self, id: RouteId) {
+    pub(super) fn route_ended(&mut self, id: RouteId, now: Time) {
         let Some(route) = self.routes.get_mut(&id) else { return };
         if route.state == RouteState::Running {
             route.state = RouteState::Done;
             self.routes_running -= 1;
+            // A router that failed has not said that there is nobody; without routers nobody was asked.
+            let all_answered = !route.finished.is_empty() && route.finished.iter().all(|(_, _, error)| error.is_none());
+            let claims = route.found.iter().any(|p| p.source > RouterKind::Mdns);
+            if (claims || (route.found.is_empty() && all_answered))
+                && self.known.learn(*route.cid.hash(), &route.found, now)
+            {
+                self.tally.over_bound += 1;
+            }
         }
         let sessions: Vec<SessionId> = route.sessions.iter().copied().collect();
         self.dirty.extend(sessions);

@@ -15,6 +15,10 @@ use crate::routing::RouterKind;
 
 /// A peer that drops out is dialled again this often by one session.
 pub(super) const MAX_DIALS: u8 = 2;
+/// Added to two round trips: silence after which a peer that loses its block counts as stalled.
+const SILENT: Duration = Duration::from_millis(50);
+/// How often the bytes of an unfinished block lead to a new plan.
+const REPLAN_EVERY: Duration = Duration::from_millis(40);
 
 impl Scheduler {
     pub(super) fn exchange(&mut self, event: ExchangeEvent, now: Time) {
@@ -22,13 +26,16 @@ impl Scheduler {
             ExchangeEvent::Connected { peer, transport, dial, .. } => self.connected(peer, transport, dial, now),
             ExchangeEvent::ConnectFailed { peer, error } => self.connect_failed(peer, &error, now),
             ExchangeEvent::Disconnected { peer } => self.disconnected(peer, now),
-            ExchangeEvent::Block { peer, block, wire_bytes } => self.block(peer, block, wire_bytes as u64, now),
+            ExchangeEvent::Block { peer, block, wire_bytes, arrival } => {
+                self.block(peer, block, wire_bytes as u64, arrival.received, now);
+            }
             ExchangeEvent::Invalid { peer, reason } => self.corrupt(peer, reason, now),
             ExchangeEvent::Have { peer, cid } => self.have(peer, &cid, now),
             ExchangeEvent::DontHave { peer, cid } => self.dont_have(peer, &cid, now),
-            ExchangeEvent::Progress { peer, bytes } => {
-                if self.peers.get_mut(&peer).is_some_and(|live| live.alive(now, bytes, false)) {
+            ExchangeEvent::Progress { peer, bytes, arrival } => {
+                if self.peers.get_mut(&peer).is_some_and(|live| live.alive(now, bytes, arrival.received, None)) {
                     self.revive(peer);
+                    self.replan(peer, now);
                 }
             }
             ExchangeEvent::Rtt { peer, rtt } => {
@@ -45,6 +52,10 @@ impl Scheduler {
         self.dials.remove(&id);
         let standing = self.ledger.get(&id);
         let (rate, rtt) = (standing.and_then(|s| s.max_rate(now)), standing.and_then(|s| s.min_rtt));
+        // Until a ping has answered: the handshake and Bitswap's negotiation take two round trips over QUIC, four or
+        // more over TCP.
+        let trips = if transport == Transport::BitswapQuic { 2 } else { 4 };
+        let rtt = rtt.or(dial.map(|dial| dial / trips));
         match self.peers.get_mut(&id) {
             // A second connection, or a better transport for the same peer.
             Some(peer) => peer.transport = transport,
@@ -114,6 +125,7 @@ impl Scheduler {
 
     fn have(&mut self, id: PeerId, cid: &Cid, now: Time) {
         if let Some(sessions) = self.peers.get_mut(&id).and_then(|peer| peer.answered(cid.hash())) {
+            self.ledger.answered(id, true, now);
             return self.has(id, cid, sessions);
         }
         let Some(want) = self.index.get(cid.hash()).copied() else { return };
@@ -121,6 +133,7 @@ impl Scheduler {
         // Only an answer to a question counts: HAVEs nobody asked for would let a peer talk itself into every session.
         let Some(asked) = peer.outstanding.get(&want).copied() else { return };
         self.responded(id, now.saturating_sub(asked.at), now);
+        self.ledger.answered(id, true, now);
         if asked.kind == WantKind::Have {
             self.unask(want, id);
         }
@@ -138,12 +151,19 @@ impl Scheduler {
     }
 
     fn dont_have(&mut self, id: PeerId, cid: &Cid, now: Time) {
-        if self.peers.get_mut(&id).is_some_and(|peer| peer.answered(cid.hash()).is_some()) {
+        if let Some(sessions) = self.peers.get_mut(&id).and_then(|peer| peer.answered(cid.hash())) {
+            self.ledger.answered(id, false, now);
+            for session in sessions {
+                if let Some(candidate) = self.sessions.get_mut(&session).and_then(|s| s.candidates.get_mut(&id)) {
+                    candidate.missed();
+                }
+            }
             return;
         }
         let Some(want) = self.index.get(cid.hash()).copied() else { return };
         let Some(asked) = self.unask(want, id) else { return };
         self.responded(id, now.saturating_sub(asked.at), now);
+        self.ledger.answered(id, false, now);
         self.exclude(want, id, Exclusion::DontHave);
         if let Some(peer) = self.peers.get_mut(&id) {
             // An answer is life, but no byte of what is still outstanding.
@@ -158,34 +178,33 @@ impl Scheduler {
         }
     }
 
-    fn block(&mut self, id: PeerId, block: Block, wire: u64, now: Time) {
+    fn block(&mut self, id: PeerId, block: Block, wire: u64, received: Option<u64>, now: Time) {
         let (key, bytes) = (*block.cid().hash(), block.len() as u64);
         self.tally.wire_bytes += wire;
         self.revive(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        peer.alive(now, wire as usize, true);
+        let asked = self.index.get(&key).and_then(|want| peer.outstanding.get(want)).copied();
+        peer.alive(now, wire as usize, received, Some(asked.map(|asked| asked.at)));
         let first_byte = peer.first_byte;
         let Some(want) = self.index.get(&key).copied() else {
             return self.unwanted(id, &block, now);
         };
-        let asked = peer.outstanding.get(&want).copied();
         if asked.is_none() && peer.recent.get(&key).is_none() && peer.block_wants == 0 {
             // Wanted by us, though not from this peer: it verified, so it is welcome.
             self.tally.unwanted += 1;
         }
         peer.blocks += 1;
         peer.largest = peer.largest.max(bytes);
-        let rtt = peer.rtt();
-        let limited = peer.block_wants <= 1;
-        peer.rate.arrived(now, bytes, asked.map(|a| a.mark), rtt, limited);
         let (rate, min_rtt) = (peer.rate.rate(), peer.min_rtt);
         self.ledger.delivered(id, bytes, rate, now);
+        self.ledger.answered(id, true, now);
         if let Some(asked) = asked.filter(|a| a.bytes < 16 * 1024 || bytes < 16 * 1024) {
             // A small block's way is nearly a round trip: an upper bound where no ping has answered yet.
             self.responded(id, now.saturating_sub(asked.at), now);
         }
         self.tally.blocks += 1;
         self.tally.bytes += bytes;
+        self.earn(bytes);
         self.complete(want, id, block, wire, first_byte, rate, min_rtt, now);
     }
 
@@ -220,8 +239,21 @@ impl Scheduler {
                     continue;
                 }
             }
+            // It lost because it had fallen silent: the record says so, though nothing waits for it any more.
+            let silent = self.peers.get(&other).and_then(|peer| {
+                let silent = now.saturating_sub(peer.silent_since()?);
+                (!peer.stalled && silent >= peer.rtt() * 2 + SILENT).then_some(silent)
+            });
+            if let Some(silent) = silent.filter(|_| was_block == Some(WantKind::Block)) {
+                for session in &sessions {
+                    self.step(*session, Step::Stalled { peer: other, silent });
+                }
+            }
             self.take_back(want, other);
             if was_block == Some(WantKind::Block) {
+                if let Some(peer) = self.peers.get_mut(&other) {
+                    peer.lost = true;
+                }
                 for session in &sessions {
                     self.step(*session, Step::Cancelled { peer: other, wants: 1 });
                 }
@@ -259,11 +291,19 @@ impl Scheduler {
     /// in Bitswap 1.1 and later, where the receiver computes the CID (RETRIEVAL.md T14).
     fn unwanted(&mut self, id: PeerId, block: &Block, now: Time) {
         let bytes = block.len() as u64;
+        // A small block instead of a HAVE (Kubo: up to 1,024 bytes): the answer to the question, not a copy.
+        if let Some(sessions) = self.peers.get_mut(&id).and_then(|peer| peer.answered(block.cid().hash())) {
+            self.ledger.answered(id, true, now);
+            return self.has(id, block.cid(), sessions);
+        }
         let Some(peer) = self.peers.get(&id) else { return };
         match peer.recent.get(block.cid().hash()) {
             Some(session) => {
                 self.tally.duplicate_bytes += bytes;
+                self.ledger.answered(id, true, now);
                 if let Some(session) = session.filter(|s| self.sessions.contains_key(s)) {
+                    // Another was quicker, but it has the content.
+                    self.has(id, block.cid(), vec![session]);
                     self.step(session, Step::Duplicate { peer: id, cid: *block.cid(), bytes });
                 }
             }
@@ -351,6 +391,16 @@ impl Scheduler {
     fn all_dirty_with(&mut self, peer: PeerId) {
         let with = self.sessions.iter().filter(|(_, state)| state.candidates.contains_key(&peer));
         self.dirty.extend(with.map(|(session, _)| *session));
+    }
+
+    /// New evidence of a peer's rate: the sessions that wait for something of it decide anew, at most every
+    /// [`REPLAN_EVERY`].
+    fn replan(&mut self, id: PeerId, now: Time) {
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.block_wants > 0) else { return };
+        if now.saturating_sub(peer.replanned) >= REPLAN_EVERY {
+            peer.replanned = now;
+            self.feed(id);
+        }
     }
 
     /// The peer has room again: whoever waits for room may have work for it.

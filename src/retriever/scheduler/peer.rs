@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::super::rate::{Mark, RateEstimator};
+use super::super::rate::RateEstimator;
 use super::{SessionId, Time, UNKNOWN_BLOCK, WantId};
 use crate::exchange::WantKind;
 use crate::ipld::Multihash;
@@ -17,18 +17,27 @@ const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 const MIN_PATIENCE: Duration = Duration::from_millis(300);
 /// Silence before the first block of a connection: the provider may have to fetch it from a disk or compute it.
 const FIRST_PATIENCE: Duration = Duration::from_secs(1);
+/// Added to four round trips for a peer that began with its first block and halted.
+const HALTED: Duration = Duration::from_millis(80);
 const MAX_PATIENCE: Duration = Duration::from_secs(5);
 /// Part of a message shorter than this is no sign of life: a dripping peer is a silent one.
 const LIFE_BYTES: usize = 4 * 1024;
 /// A block is late when it comes this long after half as long again as was expected.
 const LATE_BY: Duration = Duration::from_millis(50);
 /// What a late peer does is measured over at least this long.
-const RECENT_SPAN: Duration = Duration::from_millis(300);
+const RECENT_SPAN: Duration = Duration::from_millis(200);
 /// Resolution and length of the meter: 5 s.
 const METER_STEP: Duration = Duration::from_millis(20);
 const METER_STEPS: usize = 256;
 /// Questions that outlive their block, and sessions that each is for.
 const MAX_QUESTIONS: usize = 64;
+/// What a connection of unknown rate is believed to bring in a round trip, in bytes: some doublings of an initial window.
+const PRIOR_FLIGHT: f64 = 192.0 * 1024.0;
+/// Bounds of that belief, bytes a second.
+const MIN_PRIOR: f64 = 250_000.0;
+const MAX_PRIOR: f64 = 12.5e6;
+/// How often the exchange reports bytes of unfinished blocks.
+const REPORTS: Duration = Duration::from_millis(25);
 /// Bytes a second below which it makes no difference.
 const MIN_RATE: f64 = 1_000.0;
 
@@ -53,6 +62,15 @@ pub struct Peer {
     /// Bytes by the time they came, and those of messages that are not complete.
     meter: VecDeque<(Time, u64)>,
     partial: u64,
+    /// The exchange's count of what came on this connection.
+    received: Option<u64>,
+    /// When bytes of an unfinished block last led to a new plan.
+    pub replanned: Time,
+    last_bytes: Time,
+    /// Since when it has had enough to do.
+    pub full_since: Option<Time>,
+    /// Another was quicker with a block that it was asked for: one at a time until it delivers.
+    pub lost: bool,
     pub stalled: bool,
     pub recent: Recent,
     /// Questions whose block came from elsewhere meanwhile: the answer still tells whether the peer is useful.
@@ -67,7 +85,6 @@ pub struct Asked {
     pub kind: WantKind,
     pub at: Time,
     pub bytes: u64,
-    pub mark: Mark,
     /// When it was expected, when it was asked.
     pub expected: Duration,
 }
@@ -95,6 +112,11 @@ impl Peer {
             drip: 0,
             meter: VecDeque::new(),
             partial: 0,
+            received: None,
+            replanned: now,
+            last_bytes: now,
+            full_since: None,
+            lost: false,
             stalled: false,
             recent: Recent::default(),
             questions: VecDeque::new(),
@@ -107,13 +129,14 @@ impl Peer {
     }
 
     /// Bytes that may be outstanding when the work is shared: twice the bandwidth-delay product and two blocks
-    /// (RETRIEVAL.md T1), three blocks before the first one came. An estimate that the window itself limited is one
+    /// (RETRIEVAL.md T1), two blocks before the first one came. An estimate that the window itself limited is one
     /// window a round trip, so the window doubles until the rate stops growing.
     pub fn window(&self) -> u64 {
         let slack = 2 * self.largest;
         match self.rate.rate() {
             Some(rate) => (2.0 * rate * self.rtt().as_secs_f64()) as u64 + slack,
-            None => slack + self.largest + self.blocks * self.largest,
+            None if self.lost && self.blocks == 0 => self.largest,
+            None => slack + self.blocks * self.largest,
         }
     }
 
@@ -121,6 +144,9 @@ impl Peer {
     /// that is on time with little to do is not slow.
     pub fn rate_now(&self, now: Time) -> Option<f64> {
         let known = self.rate.rate();
+        if let Some(fallen) = self.fallen(now) {
+            return Some(fallen);
+        }
         let late = self
             .outstanding
             .values()
@@ -128,20 +154,92 @@ impl Peer {
         if !late {
             return known;
         }
-        let block =
-            known.map_or(Duration::ZERO, |rate| Duration::from_secs_f64((2.5 * self.largest as f64 / rate).min(5.0)));
-        let span = (self.rtt() * 4).max(block).max(RECENT_SPAN).min(now.saturating_sub(self.busy_since));
-        let bytes: u64 =
-            self.meter.iter().filter(|(at, _)| now.saturating_sub(*at) < span).map(|(_, bytes)| bytes).sum();
-        let recent = (bytes as f64 / span.as_secs_f64().max(0.001)).max(MIN_RATE);
+        let recent = self.over(now, self.recent_span().min(now.saturating_sub(self.busy_since)));
         Some(known.map_or(recent, |rate| if recent < rate / 2.0 { recent } else { rate }))
     }
 
-    /// Counts bytes as they come, those of a message's parts once only.
-    fn metered(&mut self, now: Time, bytes: usize, whole: bool) {
-        let bytes = bytes as u64;
-        let fresh = if whole { bytes.saturating_sub(self.partial) } else { bytes };
-        self.partial = if whole { self.partial.saturating_sub(bytes) } else { self.partial.saturating_add(bytes) };
+    /// What it gives now, if that is less than half of what is known although it has had enough to do for a while.
+    pub fn fallen(&self, now: Time) -> Option<f64> {
+        let (known, full) = (self.rate.rate()?, self.full_since?);
+        let span = self.recent_span();
+        if now.saturating_sub(full.max(self.busy_since + self.rtt())) < span {
+            return None;
+        }
+        let recent = self.over(now, span);
+        (recent < known / 2.0).then_some(recent)
+    }
+
+    fn recent_span(&self) -> Duration {
+        let seconds = |rate: f64| Duration::from_secs_f64((2.5 * self.largest as f64 / rate).min(5.0));
+        (self.rtt() * 4).max(self.rate.rate().map_or(Duration::ZERO, seconds)).max(RECENT_SPAN)
+    }
+
+    /// Bytes a second over the last `span`.
+    fn over(&self, now: Time, span: Duration) -> f64 {
+        let bytes: u64 =
+            self.meter.iter().filter(|(at, _)| now.saturating_sub(*at) < span).map(|(_, bytes)| bytes).sum();
+        (bytes as f64 / span.as_secs_f64().max(0.001)).max(MIN_RATE)
+    }
+
+    /// Notes whether as much is outstanding as its rate and round trip can use.
+    pub fn loaded(&mut self, now: Time) {
+        let enough = self.rate.rate().is_some_and(|rate| self.bytes_left() as f64 >= rate * self.rtt().as_secs_f64());
+        if self.block_wants > 0 && enough {
+            self.full_since.get_or_insert(now);
+        } else {
+            self.full_since = None;
+        }
+    }
+
+    /// The rate to plan with: what was measured, or else what a young connection of this round trip is likely to give.
+    pub fn rate_or_prior(&self, now: Time) -> f64 {
+        self.rate_now(now)
+            .unwrap_or_else(|| (PRIOR_FLIGHT / self.rtt().as_secs_f64().max(1e-3)).clamp(MIN_PRIOR, MAX_PRIOR))
+    }
+
+    /// Seconds until everything that is outstanding will have come, at `rate`.
+    pub fn drained_after(&self, rate: f64, now: Time) -> f64 {
+        if self.block_wants == 0 {
+            return 0.0;
+        }
+        // What has come since the last report is not known yet.
+        let unseen =
+            if self.first_byte.is_some() { now.saturating_sub(self.last_bytes).min(REPORTS) } else { Duration::ZERO };
+        self.first_byte_after(now) + (self.bytes_left() as f64 / rate - unseen.as_secs_f64()).max(0.0)
+    }
+
+    /// Seconds until the first byte of the work under way can be here.
+    pub fn first_byte_after(&self, now: Time) -> f64 {
+        if self.first_byte.is_some() { 0.0 } else { (self.busy_since + self.rtt()).saturating_sub(now).as_secs_f64() }
+    }
+
+    /// Believed bytes of outstanding blocks that have not come.
+    pub fn bytes_left(&self) -> u64 {
+        self.outstanding_bytes.saturating_sub(self.partial)
+    }
+
+    /// Bytes of unfinished blocks that are here.
+    pub fn partial(&self) -> u64 {
+        self.partial
+    }
+
+    /// Counts bytes as they come, those of a message's parts once only; returns the new ones.
+    fn metered(&mut self, now: Time, bytes: u64, received: Option<u64>, whole: bool) -> u64 {
+        let fresh = match (received, self.received) {
+            (Some(total), Some(known)) => total.saturating_sub(known),
+            (None, _) if whole => bytes.saturating_sub(self.partial),
+            _ => bytes,
+        };
+        if let Some(total) = received {
+            self.received = Some(self.received.map_or(total, |known| known.max(total)));
+        }
+        self.partial += fresh;
+        if whole {
+            self.partial = self.partial.saturating_sub(bytes);
+        }
+        if self.block_wants == 0 {
+            self.partial = 0;
+        }
         match self.meter.back_mut() {
             Some((at, sum)) if now.saturating_sub(*at) < METER_STEP => *sum += fresh,
             _ => self.meter.push_back((now, fresh)),
@@ -149,6 +247,7 @@ impl Peer {
         if self.meter.len() > METER_STEPS {
             self.meter.pop_front();
         }
+        fresh
     }
 
     /// When it began to be silent, if it has work.
@@ -163,7 +262,9 @@ impl Peer {
                 let block = Duration::from_secs_f64((self.largest as f64 / rate).min(60.0));
                 (self.rtt() * 2 + block * 4 + Duration::from_millis(100)).clamp(MIN_PATIENCE, MAX_PATIENCE)
             }
+            // Something came and then nothing: it is no disk that is slow.
             _ if self.blocks > 0 => (self.rtt() * 4 + MIN_PATIENCE).min(MAX_PATIENCE),
+            _ if self.first_byte.is_some() => (self.rtt() * 4 + HALTED).min(MAX_PATIENCE),
             _ => FIRST_PATIENCE + self.rtt() * 2,
         }
     }
@@ -181,12 +282,21 @@ impl Peer {
         self.questions.remove(at).map(|(_, sessions)| sessions)
     }
 
-    /// Bytes came; true when that is a sign of life.
-    pub fn alive(&mut self, now: Time, bytes: usize, whole: bool) -> bool {
+    /// Bytes came, as part of a message or (`whole`: when that block was asked for, if it was) with the end of a block;
+    /// true when that is a sign of life.
+    pub fn alive(&mut self, now: Time, bytes: usize, received: Option<u64>, whole: Option<Option<Time>>) -> bool {
         if self.block_wants > 0 {
             self.first_byte.get_or_insert(now);
         }
-        self.metered(now, bytes, whole);
+        self.last_bytes = now;
+        let rtt = self.rtt();
+        // With less than a round trip's worth outstanding, it is we who limit the rate.
+        let bdp = self.rate.rate().unwrap_or(0.0) * rtt.as_secs_f64();
+        let limited = self.block_wants <= 1 || (self.bytes_left() as f64) < bdp;
+        let fresh = self.metered(now, bytes as u64, received, whole.is_some());
+        self.rate.arrived(now, fresh, whole.flatten(), rtt, limited);
+        self.loaded(now);
+        let whole = whole.is_some();
         self.drip = self.drip.saturating_add(bytes);
         if !whole && self.drip < LIFE_BYTES {
             return false;

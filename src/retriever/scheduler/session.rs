@@ -24,6 +24,8 @@ pub struct SessionState {
     pub queue: BTreeSet<(bool, u64, WantId)>,
     /// Wants whose block was asked for.
     pub in_flight: usize,
+    /// Where it stands in the fair queue, in bytes.
+    pub turn: u64,
     /// Readers that wait, since when.
     pub waiting: BTreeMap<WantId, Time>,
     pub route: Option<RouteId>,
@@ -130,6 +132,7 @@ impl Scheduler {
             wants: BTreeSet::new(),
             queue: BTreeSet::new(),
             in_flight: 0,
+            turn: 0,
             waiting: BTreeMap::new(),
             route: None,
             last_progress: now,
@@ -151,7 +154,7 @@ impl Scheduler {
         for peer in connected.into_iter().take(self.tuning.broadcast) {
             self.candidate(id, peer, Vec::new(), RouterKind::Connected, Has::Unknown);
         }
-        let route = self.search(id, root);
+        let route = self.search(id, root, now);
         if let Some(session) = self.sessions.get_mut(&id) {
             session.route = Some(route);
         }
@@ -344,6 +347,9 @@ impl Scheduler {
         if asked.kind == WantKind::Block {
             live.outstanding_bytes -= asked.bytes;
             live.block_wants -= 1;
+            if live.block_wants == 0 {
+                live.full_since = None;
+            }
             if live.block_wants == 0 {
                 live.first_byte = None;
             }

@@ -35,6 +35,11 @@ impl Scheduler {
     }
 
     fn watch_peers(&mut self, now: Time) {
+        for peer in self.peers.values_mut() {
+            if let Some(rate) = peer.fallen(now) {
+                peer.rate.fell(now, rate);
+            }
+        }
         let mut silent = Vec::new();
         let mut unanswered = Vec::new();
         for (id, peer) in &self.peers {
@@ -232,7 +237,7 @@ impl Scheduler {
     }
 
     /// Fails at once what nobody has: every router has finished, every provider said no or cannot be reached.
-    pub(super) fn give_up(&mut self, id: SessionId) {
+    pub(super) fn give_up(&mut self, id: SessionId, now: Time) {
         let Some(session) = self.sessions.get(&id) else { return };
         let queued: Vec<WantId> = session.queue.iter().map(|q| q.2).take(64).collect();
         for want in queued {
@@ -249,7 +254,7 @@ impl Scheduler {
             let (cid, root) = (state.cid, session.root);
             // The providers of the root do not have it: others may.
             if cid.hash() != root.hash() && state.route.is_none() {
-                let route = self.search(id, cid);
+                let route = self.search(id, cid, now);
                 if let Some(state) = self.wants.get_mut(&want) {
                     state.route = Some(route);
                 }
@@ -261,7 +266,7 @@ impl Scheduler {
                     state.route.filter(|r| self.routes.get(r).is_some_and(|r| !r.sessions.contains(&id)))
                 {
                     let cid = self.routes.get(&route).map_or(cid, |route| route.cid);
-                    self.search(id, cid);
+                    self.search(id, cid, now);
                 }
                 continue;
             }
