@@ -53,7 +53,8 @@ fn set(fd: libc::c_int, name: libc::c_int, value: libc::c_int) -> bool {
     unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, name, (&raw const value).cast(), length) == 0 }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(target_os = "linux")]
+#[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd;
 

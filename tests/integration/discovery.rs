@@ -345,22 +345,27 @@ async fn a_router_that_does_not_answer_costs_nothing_while_another_does() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_has_is_not_found_as_soon_as_every_router_has_said_so() {
-    let block = block(7);
+    let (first, second) = (block(7), block(70));
     let dht = Running::dht_server().await;
-    let server = router(block.cid(), nobody()).await;
-    let seeker = Seeker::start(seeker_in(&dht), &[server.uri()]).await;
+    let servers = [router(first.cid(), nobody()).await, router(second.cid(), nobody()).await];
+    let seeker = Seeker::start(seeker_in(&dht), &servers.each_ref().map(|server| server.uri())).await;
     // Twice: first while the DHT is being joined, then with its server connected and asked over Bitswap too.
-    for _ in 0..2 {
+    for block in [&first, &second] {
         let (answer, report) = seeker.fetch(block.cid()).await;
         let error = answer.unwrap_err();
         assert!(matches!(error, FetchError::NotFound { phase: Phase::Route, providers_found: 0, .. }), "{error}");
         assert_eq!((report.phase, report.providers_found), (Phase::Route, 0));
         let mut routers = finished(&report);
         routers.sort();
+        routers.dedup();
         assert_eq!(routers, ["delegated", "dht"]);
         // The DHT's server speaks Bitswap too: asked when it was connected in time, and counted as no provider.
         assert!(report.attempts.iter().all(|attempt| attempt.router == RouterKind::Connected));
     }
+    // Within the negative cache's time no router is asked again.
+    let (answer, report) = seeker.fetch(second.cid()).await;
+    assert!(matches!(answer.unwrap_err(), FetchError::NotFound { .. }));
+    assert!(finished(&report).is_empty(), "a router was asked again");
     seeker.stop().await;
     dht.stop().await;
 }
