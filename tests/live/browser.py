@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 
 BROWSER = Path(__file__).parent.parent / "browser"
+# Every page is held in each of them.
+KINDS = ("chromium", "firefox")
 
 
 def node(script, env, **options):
@@ -18,7 +20,7 @@ def node(script, env, **options):
     return subprocess.run(["node", str(folder / script)], env={**os.environ, **env}, text=True, **options)
 
 
-def look(server, pages, kinds=("chromium", "firefox"), behaviour=False, out=None):
+def look(server, pages, kinds=KINDS, behaviour=False, out=None):
     """Holds every page in each browser; with `out` takes screenshots. True when nothing was found."""
     plan = {"admin": f"http://{server.admin}", "gateway": f"http://{server.gateway}", "pages": pages, "behaviour": behaviour}
     good = True

@@ -53,9 +53,8 @@ def main():
                 print(f"the lab in {kind}: {seen['status']}", flush=True)
             assert lab(server, "chromium", GPU="no")["state"] == "failed"
             assert native_lab(root / "node"), "TIDEGATE_BIN has no native lab: build it with --features gpu"
-            pages = pages_of_filled(server, traffic, True)
-            pages.append(page(server, "peers-sorted", "/peers?sort=in", "kubo/0.43.0"))
             for kind in kinds:
+                pages = [*pages_of_filled(server, traffic, True), page(server, "peers-sorted", "/peers?sort=in", "kubo/0.43.0")]
                 good &= look(server, pages, [kind], out=asked.folder / kind / "filled")
             assert server.stop() == 0
     print(f"pictures in {asked.folder}\n{'all passed' if good else 'checks failed'}")
