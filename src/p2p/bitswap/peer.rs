@@ -71,6 +71,8 @@ struct OurWant {
     kind: WantKind,
     priority: i32,
     sent: bool,
+    /// An earlier want of the same block was sent, and its cancel was not: the peer may still hold that one.
+    held: bool,
 }
 
 /// A want of the peer that waits to be answered.
@@ -133,12 +135,13 @@ impl Peer {
         let mut order: Vec<&Want> = wants.iter().collect();
         order.sort_by_key(|want| Reverse(want.priority));
         for want in order {
-            state.cancels.remove(&want.cid);
+            let uncancelled = state.cancels.remove(&want.cid);
             let old = state.wants.get(&want.cid).copied();
             if old.is_some_and(|old| old.kind == WantKind::Block || old.kind == want.kind) {
                 continue;
             }
-            state.wants.insert(want.cid, OurWant { kind: want.kind, priority: want.priority, sent: false });
+            let held = uncancelled || old.is_some_and(|old| old.sent || old.held);
+            state.wants.insert(want.cid, OurWant { kind: want.kind, priority: want.priority, sent: false, held });
             if old.is_none_or(|old| old.sent) {
                 state.unsent.push_back(want.cid);
             }
@@ -153,12 +156,10 @@ impl Peer {
         let mut state = self.lock();
         let mut unsent = false;
         for cid in cids {
-            match state.wants.remove(cid) {
-                Some(want) if want.sent => {
-                    state.cancels.insert(*cid);
-                }
-                Some(_) => unsent = true,
-                None => {}
+            let Some(want) = state.wants.remove(cid) else { continue };
+            unsent |= !want.sent;
+            if want.sent || want.held {
+                state.cancels.insert(*cid);
             }
         }
         if unsent {
@@ -194,14 +195,14 @@ impl Peer {
     /// A new stream: what the peer knows of us is uncertain, so the whole list goes again.
     pub fn resend(&self) {
         let mut state = self.lock();
-        if state.wants.values().all(|want| !want.sent) && state.cancels.is_empty() {
+        if state.wants.values().all(|want| !want.sent && !want.held) && state.cancels.is_empty() {
             return;
         }
         state.full = true;
         state.cancels.clear();
         let mut all: Vec<(i32, Cid)> = state.wants.iter().map(|(cid, want)| (want.priority, *cid)).collect();
         all.sort_by_key(|(priority, _)| Reverse(*priority));
-        state.wants.values_mut().for_each(|want| want.sent = false);
+        state.wants.values_mut().for_each(|want| (want.sent, want.held) = (false, false));
         state.unsent = all.into_iter().map(|(_, cid)| cid).collect();
         drop(state);
         self.wake.notify_one();
@@ -482,6 +483,22 @@ mod tests {
         peer.cancel(&[want(2, WantKind::Block, 0).cid]);
         let (message, _, _) = peer.take_message(Version::V1_2).unwrap();
         assert_eq!((message.wants.len(), message.cancels.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_want_that_was_renewed_before_its_cancel_left_is_still_cancelled_at_the_peer() {
+        for (first, second) in [(WantKind::Block, WantKind::Block), (WantKind::Have, WantKind::Block)] {
+            let peer = ready();
+            peer.want(&[want(1, first, 0)]).unwrap();
+            assert_eq!(peer.take_message(Version::V1_2).unwrap().0.wants.len(), 1);
+            if first == second {
+                peer.cancel(&[*block(1, 8).cid()]);
+            }
+            peer.want(&[want(1, second, 0)]).unwrap();
+            peer.cancel(&[*block(1, 8).cid()]);
+            let (message, ..) = peer.take_message(Version::V1_2).unwrap();
+            assert_eq!((message.cancels, message.wants.len()), (vec![*block(1, 8).cid()], 0));
+        }
     }
 
     #[test]
