@@ -2,34 +2,39 @@
 //!
 //! Bucket layout as in HdrHistogram with three bits of mantissa; times are whole microseconds.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 const STEPS: u64 = 8;
 const STEP_BITS: u32 = 3;
 
-/// At most 496 buckets exist (64-bit microseconds), so the map is bounded.
+/// Buckets of 64-bit microseconds.
+const BUCKETS: usize = 496;
+
+/// At most 496 counts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Histogram {
-    buckets: BTreeMap<u16, u64>,
+    /// By bucket; the last one is not zero.
+    counts: Vec<u64>,
 }
 
 impl Histogram {
     pub fn record(&mut self, time: Duration) {
         let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        *self.buckets.entry(bucket_of(us)).or_default() += 1;
+        self.add(bucket_of(us).into(), 1);
     }
 
     pub fn merge(&mut self, other: &Self) {
-        for (bucket, count) in &other.buckets {
-            let entry = self.buckets.entry(*bucket).or_default();
-            *entry = entry.saturating_add(*count);
+        if self.counts.len() < other.counts.len() {
+            self.counts.resize(other.counts.len(), 0);
+        }
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count = count.saturating_add(*more);
         }
     }
 
     pub fn count(&self) -> u64 {
-        self.buckets.values().fold(0, |sum, n| sum.saturating_add(*n))
+        self.counts.iter().fold(0, |sum, n| sum.saturating_add(*n))
     }
 
     /// The time under which the share `q` (0..=1) of the recorded times lies, in milliseconds; `None` when empty.
@@ -41,10 +46,10 @@ impl Histogram {
         // The nearest-rank definition, then linear within the bucket.
         let rank = (q.clamp(0.0, 1.0) * count as f64).ceil().max(1.0);
         let mut below = 0.0;
-        for (bucket, n) in &self.buckets {
-            let n = *n as f64;
+        for (bucket, n) in self.filled() {
+            let n = n as f64;
             if below + n >= rank {
-                let (low, high) = bounds_of(*bucket);
+                let (low, high) = bounds_of(bucket);
                 let within = (rank - below - 0.5) / n;
                 return Some((low as f64 + within * (high - low) as f64) / 1e3);
             }
@@ -55,8 +60,8 @@ impl Histogram {
 
     /// `bucket:count` pairs with a space between, ascending.
     pub fn encode(&self) -> String {
-        let mut text = String::with_capacity(self.buckets.len() * 6);
-        for (bucket, count) in &self.buckets {
+        let mut text = String::with_capacity(self.filled().count() * 6);
+        for (bucket, count) in self.filled() {
             let space = if text.is_empty() { "" } else { " " };
             let _ = write!(text, "{space}{bucket}:{count}");
         }
@@ -65,11 +70,28 @@ impl Histogram {
 
     /// Reads [`Histogram::encode`]; what is not understood (another version's) is left out.
     pub fn decode(text: &str) -> Self {
-        let pairs = text.split(' ').filter_map(|pair| {
-            let (bucket, count) = pair.split_once(':')?;
-            Some((bucket.parse().ok()?, count.parse().ok()?))
-        });
-        Self { buckets: pairs.collect() }
+        let mut histogram = Self::default();
+        for (bucket, count) in text.split(' ').filter_map(|pair| pair.split_once(':')) {
+            if let (Ok(bucket), Ok(count)) = (bucket.parse(), count.parse()) {
+                histogram.add(bucket, count);
+            }
+        }
+        histogram
+    }
+
+    fn add(&mut self, bucket: usize, more: u64) {
+        if bucket >= BUCKETS || more == 0 {
+            return;
+        }
+        if self.counts.len() <= bucket {
+            self.counts.resize(bucket + 1, 0);
+        }
+        self.counts[bucket] = self.counts[bucket].saturating_add(more);
+    }
+
+    /// Buckets that hold something, ascending.
+    fn filled(&self) -> impl Iterator<Item = (u16, u64)> {
+        (0..).zip(self.counts.iter().copied()).filter(|(_, count)| *count > 0)
     }
 }
 
@@ -124,6 +146,11 @@ mod tests {
         let mut histogram = Histogram::default();
         [0, 3, 3, 900, 123_456_789].into_iter().for_each(|us| histogram.record(Duration::from_micros(us)));
         assert_eq!(Histogram::decode(&histogram.encode()), histogram);
-        assert_eq!(Histogram::decode(""), Histogram::default());
+        for nothing in ["", "496:1", "99999999999:1", "7:0", "x:1 :"] {
+            assert_eq!(Histogram::decode(nothing), Histogram::default(), "{nothing}");
+        }
+        let mut longest = Histogram::default();
+        longest.record(Duration::MAX);
+        assert_eq!((longest.encode().as_str(), longest.count()), ("495:1", 1));
     }
 }

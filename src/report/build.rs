@@ -42,17 +42,14 @@ pub async fn build(
 ) -> Result<Report, DbError> {
     let sections = match kind {
         ReportType::Ipfs => {
-            let (transfers, runs) = measured(db, window, run).await?;
-            let (comparison, strata) = db.comparison_and_strata(window).await?;
-            sections::ipfs(&IpfsData {
-                comparison,
-                strata,
-                tally: db.tally(window).await?,
-                standard: db.tally_of(window, ("policy", "standard")).await?,
-                optimized: db.tally_of(window, ("policy", "optimized")).await?,
-                transfers,
-                runs,
-            })
+            let ((transfers, runs), (comparison, strata), tally, standard, optimized) = tokio::try_join!(
+                measured(db, window, run),
+                db.comparison_and_strata(window),
+                db.tally(window),
+                db.tally_of(window, ("policy", "standard")),
+                db.tally_of(window, ("policy", "optimized")),
+            )?;
+            sections::ipfs(&IpfsData { comparison, strata, tally, standard, optimized, transfers, runs })
         }
         ReportType::P2p => {
             let length = window.until_us - window.since_us;

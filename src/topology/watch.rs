@@ -1,6 +1,6 @@
 //! From the node and the database to the figures: for the API at any moment, and as a row every minute.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -77,7 +77,12 @@ pub fn watch(db: Database, source: Arc<dyn NetworkSource>, facts: Facts, supervi
 async fn gather(db: &Database, facts: Facts, window: Window, at: SystemTime) -> Result<Inputs, DbError> {
     let graph = Window::last(GRAPH_WINDOW, at);
     let since = graph.since_us.min(window.since_us);
-    let peers = db.peers(PeerOrder::LastSeen, MAX_LIMIT).await?;
+    let (peers, links, tally, known_content_items) = tokio::try_join!(
+        db.peers(PeerOrder::LastSeen, MAX_LIMIT),
+        db.links(Window { since_us: since, until_us: graph.until_us }),
+        db.tally(window),
+        db.known_content_items(window),
+    )?;
     let samples = peers.into_iter().filter(|peer| peer.connected || peer.last_seen >= since).map(|peer| PeerSample {
         id: peer.peer_id,
         connected: peer.connected,
@@ -86,16 +91,15 @@ async fn gather(db: &Database, facts: Facts, window: Window, at: SystemTime) -> 
         bytes_in: u64::try_from(peer.bytes_in).unwrap_or_default(),
     });
     let own = LinkKind::Connected.as_str();
-    let links = db.links(Window { since_us: since, until_us: graph.until_us }).await?;
-    let edges: BTreeMap<(String, String), ()> =
-        links.into_iter().filter(|link| link.kind != own).map(|link| ((link.a, link.b), ())).collect();
+    let edges: BTreeSet<(String, String)> =
+        links.into_iter().filter(|link| link.kind != own).map(|link| (link.a, link.b)).collect();
     Ok(Inputs {
         at,
         window_s: window.seconds(),
-        tally: db.tally(window).await?,
-        known_content_items: db.known_content_items(window).await?,
+        tally,
+        known_content_items,
         peers: samples.collect(),
-        edges: edges.into_keys().map(|(a, b)| Edge { a, b }).collect(),
+        edges: edges.into_iter().map(|(a, b)| Edge { a, b }).collect(),
         facts,
     })
 }
