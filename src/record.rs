@@ -178,6 +178,7 @@ pub struct Attempt {
     pub duplicate_bytes: u64,
     pub hedges: u32,
     pub min_rtt: Option<Duration>,
+    /// The best delivery rate, in bytes a second, as everywhere.
     pub max_rate_bps: Option<f64>,
     pub outcome: AttemptOutcome,
     pub error_kind: Option<String>,

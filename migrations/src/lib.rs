@@ -2,6 +2,7 @@
 
 mod m20261123_000001_first;
 mod m20261124_000002_cold_covering;
+mod m20261124_000003_units;
 
 use sea_orm_migration::prelude::*;
 pub use sea_orm_migration::{MigratorTrait, sea_orm};
@@ -11,6 +12,10 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261123_000001_first::Migration), Box::new(m20261124_000002_cold_covering::Migration)]
+        vec![
+            Box::new(m20261123_000001_first::Migration),
+            Box::new(m20261124_000002_cold_covering::Migration),
+            Box::new(m20261124_000003_units::Migration),
+        ]
     }
 }

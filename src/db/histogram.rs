@@ -60,7 +60,7 @@ impl Histogram {
 
     /// `bucket:count` pairs with a space between, ascending.
     pub fn encode(&self) -> String {
-        let mut text = String::with_capacity(self.filled().count() * 6);
+        let mut text = String::new();
         for (bucket, count) in self.filled() {
             let space = if text.is_empty() { "" } else { " " };
             let _ = write!(text, "{space}{bucket}:{count}");

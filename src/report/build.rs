@@ -49,7 +49,16 @@ pub async fn build(
                 db.tally_of(window, ("policy", "standard")),
                 db.tally_of(window, ("policy", "optimized")),
             )?;
-            sections::ipfs(&IpfsData { comparison, strata, tally, standard, optimized, transfers, runs })
+            sections::ipfs(&IpfsData {
+                comparison,
+                strata,
+                tally,
+                standard,
+                optimized,
+                transfers,
+                runs,
+                of_run: run.is_some(),
+            })
         }
         ReportType::P2p => {
             let length = window.until_us - window.since_us;

@@ -326,7 +326,7 @@ impl Part {
             duplicate_bytes: self.duplicate_bytes,
             hedges: self.hedges,
             min_rtt: self.rtt,
-            max_rate_bps: self.rate.map(|bytes| bytes * 8.0),
+            max_rate_bps: self.rate,
             outcome,
             error_kind,
         }

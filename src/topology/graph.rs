@@ -53,10 +53,10 @@ impl Shape {
         Self {
             nodes: nodes as u64,
             edges: graph.edge_count() as u64,
-            components: Some(components),
+            components: (graph.edge_count() > 0).then_some(components),
             diameter: diameter(&graph, &largest),
             clustering: clustering(&graph),
-            reach: Some(largest.len() as f64 / nodes as f64),
+            reach: (graph.edge_count() > 0).then(|| largest.len() as f64 / nodes as f64),
             worst_cut: cut as f64 / nodes as f64,
             worst_cut_peer: cut_peer.filter(|_| cut > 0).map(|node| graph[node].to_owned()),
         }

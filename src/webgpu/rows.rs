@@ -99,7 +99,7 @@ impl Submission {
             endpoint_type: Set(Some(self.origin.as_str().to_owned())),
             success: Set(error.is_none() && self.compute.iter().all(|row| row.verified)),
             error_message: Set(error),
-            execution_time: Set(Some(self.duration_ms)),
+            execution_time: Set(Some(self.duration_ms / 1e3)),
             details: Set(serde_json::to_value(self).ok()),
             run_id: Set(context.submission_id.clone()),
             sequence: Set(0),

@@ -178,7 +178,7 @@ fn line(run: &LabRunRow, row: Option<&LabRow>) -> Run {
         status: run.status.clone(),
         success: run.success,
         error: run.error_message.clone(),
-        duration_ms: run.execution_time,
+        duration_ms: run.execution_time.map(|seconds| seconds * 1e3),
     }
 }
 

@@ -399,6 +399,12 @@ async fn a_provider_that_stops_midway_leaves_a_row_with_its_bytes_and_the_file_c
     assert_eq!(report.blocks_network, 40);
     assert_eq!(report.network_bytes, 40 * 262_144);
     assert!(report.optimization_score.is_some_and(|score| score > 0.2 && score <= 1.0));
+    // 50 Mbit/s, told in bytes a second, as the ledger does.
+    let honest = report.attempts.iter().find(|a| a.outcome == AttemptOutcome::Delivered).unwrap();
+    assert!((3e6..12e6).contains(&honest.max_rate_bps.unwrap()), "{honest:?}");
+    let known = retriever.peers().into_iter().find(|known| known.peer == honest.peer).unwrap();
+    let ratio = known.max_rate.unwrap() / honest.max_rate_bps.unwrap();
+    assert!((0.8..1.25).contains(&ratio), "the ledger's rate is {ratio} times the attempt's");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 BROWSER = Path(__file__).parent.parent / "browser"
-# Every page is held in each of them.
+# The browsers in which every page is looked at.
 KINDS = ("chromium", "firefox")
 
 

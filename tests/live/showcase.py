@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import make_model  # noqa: E402
-from browser import look  # noqa: E402
+from browser import KINDS, look  # noqa: E402
 from pages import figures, page, pages_of_empty, pages_of_filled  # noqa: E402
 from tidegate import BIN, QUIET, Server  # noqa: E402
 from traffic import Traffic, native_lab  # noqa: E402
@@ -30,9 +30,9 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=180.0, help="over which the traffic is spread")
-    parser.add_argument("--browser", choices=["chromium", "firefox"], action="append")
+    parser.add_argument("--browser", choices=KINDS, action="append")
     asked = parser.parse_args()
-    kinds = asked.browser or ["chromium", "firefox"]
+    kinds = asked.browser or KINDS
     good = True
     with tempfile.TemporaryDirectory() as tmp:
         root = Path(tmp)
@@ -47,7 +47,7 @@ def main():
             added = subprocess.run([BIN, "add", "-r", "-q", str(root / "model"), "--data-dir", str(root / "node")],
                                    env={**os.environ, **QUIET}, stdout=subprocess.PIPE, text=True, check=True)
             model = added.stdout.strip().splitlines()[-1]
-            for kind in ("chromium", "firefox"):
+            for kind in KINDS:
                 seen = lab(server, kind, MODEL=model)
                 assert seen["state"] == "done", seen
                 print(f"the lab in {kind}: {seen['status']}", flush=True)

@@ -71,6 +71,7 @@ pub struct AttemptRow {
     pub duplicate_bytes: i64,
     pub hedges: i64,
     pub min_rtt_ms: Option<f64>,
+    /// The best delivery rate, in bytes a second.
     pub max_rate_bps: Option<f64>,
     pub outcome: String,
     pub error_kind: Option<String>,

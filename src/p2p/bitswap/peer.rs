@@ -71,7 +71,7 @@ struct OurWant {
     kind: WantKind,
     priority: i32,
     sent: bool,
-    /// An earlier want of the same block was sent, and its cancel was not: the peer may still hold that one.
+    /// The peer may hold it: it was sent, or an earlier want of the same block was and its cancel was not.
     held: bool,
 }
 
@@ -140,7 +140,7 @@ impl Peer {
             if old.is_some_and(|old| old.kind == WantKind::Block || old.kind == want.kind) {
                 continue;
             }
-            let held = uncancelled || old.is_some_and(|old| old.sent || old.held);
+            let held = uncancelled || old.is_some_and(|old| old.held);
             state.wants.insert(want.cid, OurWant { kind: want.kind, priority: want.priority, sent: false, held });
             if old.is_none_or(|old| old.sent) {
                 state.unsent.push_back(want.cid);
@@ -158,7 +158,7 @@ impl Peer {
         for cid in cids {
             let Some(want) = state.wants.remove(cid) else { continue };
             unsent |= !want.sent;
-            if want.sent || want.held {
+            if want.held {
                 state.cancels.insert(*cid);
             }
         }
@@ -195,7 +195,7 @@ impl Peer {
     /// A new stream: what the peer knows of us is uncertain, so the whole list goes again.
     pub fn resend(&self) {
         let mut state = self.lock();
-        if state.wants.values().all(|want| !want.sent && !want.held) && state.cancels.is_empty() {
+        if state.wants.values().all(|want| !want.held) && state.cancels.is_empty() {
             return;
         }
         state.full = true;
@@ -328,11 +328,14 @@ impl Peer {
             let Some(cid) = state.unsent.pop_front() else { break };
             let Some(want) = state.wants.get_mut(&cid) else { continue };
             if want.kind == WantKind::Have && version < Version::V1_2 {
+                if want.held {
+                    message.cancels.push(cid);
+                }
                 state.wants.remove(&cid);
                 inexpressible.push(cid);
                 continue;
             }
-            want.sent = true;
+            (want.sent, want.held) = (true, true);
             message.wants.push((cid, want.kind, want.priority));
         }
         let (mut cost, mut bytes) = (0, 0);
@@ -487,18 +490,32 @@ mod tests {
 
     #[test]
     fn a_want_that_was_renewed_before_its_cancel_left_is_still_cancelled_at_the_peer() {
-        for (first, second) in [(WantKind::Block, WantKind::Block), (WantKind::Have, WantKind::Block)] {
-            let peer = ready();
-            peer.want(&[want(1, first, 0)]).unwrap();
+        let (have, wanted) = (want(1, WantKind::Have, 0), want(1, WantKind::Block, 0));
+        let (renewed, upgraded) = (ready(), ready());
+        renewed.want(&[wanted]).unwrap();
+        upgraded.want(&[have]).unwrap();
+        for peer in [&renewed, &upgraded] {
             assert_eq!(peer.take_message(Version::V1_2).unwrap().0.wants.len(), 1);
-            if first == second {
-                peer.cancel(&[*block(1, 8).cid()]);
-            }
-            peer.want(&[want(1, second, 0)]).unwrap();
-            peer.cancel(&[*block(1, 8).cid()]);
-            let (message, ..) = peer.take_message(Version::V1_2).unwrap();
-            assert_eq!((message.cancels, message.wants.len()), (vec![*block(1, 8).cid()], 0));
         }
+        renewed.cancel(&[wanted.cid]);
+        for peer in [&renewed, &upgraded] {
+            peer.want(&[wanted]).unwrap();
+            peer.cancel(&[wanted.cid]);
+            let (message, ..) = peer.take_message(Version::V1_2).unwrap();
+            assert_eq!((message.cancels, message.wants.len()), (vec![wanted.cid], 0));
+        }
+    }
+
+    #[test]
+    fn a_block_that_an_old_peer_holds_as_a_want_is_cancelled_when_only_its_presence_is_wanted() {
+        let peer = ready();
+        let wanted = want(1, WantKind::Block, 0);
+        peer.want(&[wanted]).unwrap();
+        peer.take_message(Version::V1_0).unwrap();
+        peer.cancel(&[wanted.cid]);
+        peer.want(&[want(1, WantKind::Have, 0)]).unwrap();
+        let (message, _, inexpressible) = peer.take_message(Version::V1_0).unwrap();
+        assert_eq!((message.cancels, inexpressible), (vec![wanted.cid], vec![wanted.cid]));
     }
 
     #[test]

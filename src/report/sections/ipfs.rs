@@ -18,13 +18,19 @@ pub struct IpfsData {
     /// Of benches and imports.
     pub transfers: Vec<TransferRow>,
     pub runs: HashMap<i64, String>,
+    /// One run was asked for.
+    pub of_run: bool,
 }
 
 const LIVE_EMPTY: &str = "No cold retrieval in this window. Fetch content through the gateway with --compare-share 0.05: that share of cold retrievals then runs the standard policy.";
 const RUN_EMPTY: &str = "No measured run in this window. Run the benchmark, or send results to POST /api/v1/results.";
 
 pub fn ipfs(data: &IpfsData) -> Vec<Section> {
-    vec![traffic(data), by_size(data), by_providers(data), by_scenario(data)]
+    match data.of_run {
+        // What users asked for belongs to no run.
+        true => vec![by_scenario(data)],
+        false => vec![traffic(data), by_size(data), by_providers(data), by_scenario(data)],
+    }
 }
 
 fn class_name(class: SizeClass) -> &'static str {
