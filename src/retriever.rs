@@ -7,6 +7,7 @@ mod engine;
 pub mod ledger;
 mod local;
 mod metrics;
+pub mod probe;
 mod rate;
 mod report;
 pub mod scheduler;
@@ -218,6 +219,8 @@ struct Core {
     scheduler: Mutex<Scheduler>,
     /// `None`: no network.
     mailbox: Option<Arc<Mailbox>>,
+    /// What probes ask through; `None`: no network.
+    hub: Option<Arc<probe::Hub>>,
     metrics: RetrieverMetrics,
     supervisor: Supervisor,
     live: broadcast::Sender<LiveEvent>,
@@ -259,10 +262,12 @@ impl Retriever {
             duplicate_share: config.duplicate_share.clamp(0.0, 1.0),
         };
         let mailbox = exchange.is_some().then(|| Arc::new(Mailbox::default()));
+        let hub = exchange.clone().map(|exchange| Arc::new(probe::Hub::new(exchange, routers.clone(), metrics)));
         let core = Arc::new(Core {
             blocks,
             scheduler: Mutex::new(Scheduler::new(tuning)),
             mailbox: mailbox.clone(),
+            hub,
             metrics: RetrieverMetrics::new(metrics),
             supervisor: supervisor.clone(),
             live: broadcast::channel(LIVE_EVENTS).0,

@@ -230,6 +230,7 @@ impl Admin<'_> {
             gateway: self.gateway.clone(),
             compare_share: self.settings.compare_share,
             host: Arc::new(self.host()),
+            retriever: self.retriever.clone(),
         }
     }
 }
