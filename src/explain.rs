@@ -162,19 +162,14 @@ pub struct ProviderPart {
 }
 
 /// Answers the question. Takes at most its timeout and a little more. Cancel safe: dropping the future ends the questions.
-pub async fn explain(
-    retriever: &Retriever,
-    blocks: &Blocks,
-    question: &Question,
-) -> Result<Explanation, ExplainError> {
+pub async fn explain(retriever: &Retriever, blocks: &Blocks, question: &Question) -> Result<Explanation, ExplainError> {
     let started = Instant::now();
     let deadline = started + question.timeout;
     let (target, path_is_cut) = follow(retriever, question).await?;
     let denied = retriever.denied(&question.root).or_else(|| retriever.denied(&target));
     let inherent = Block::inherent(&target).is_some();
     if !inherent {
-        HashCode::try_from(target.hash().code())
-            .map_err(|error| ExplainError::Unsupported { cid: target, error })?;
+        HashCode::try_from(target.hash().code()).map_err(|error| ExplainError::Unsupported { cid: target, error })?;
     }
     let options = ProbeOptions { timeout: question.timeout, max_providers: question.max_providers };
     let ask = async {

@@ -38,7 +38,7 @@ use crate::telemetry::Metrics;
 use crate::units::ByteSize;
 
 pub use scheduler::{SessionId, Tally as Totals};
-pub use session::Session;
+pub use session::{Session, Watch};
 
 use engine::Engine;
 use metrics::RetrieverMetrics;
@@ -117,7 +117,14 @@ impl Default for Config {
 pub enum FetchError {
     /// Every router has answered and nobody has it (or everybody who was said to have it has not).
     #[error("no provider has {cid} ({providers_found} found, {providers_tried} tried, in {phase})")]
-    NotFound { cid: Cid, phase: Phase, providers_found: u32, providers_tried: u32 },
+    NotFound {
+        cid: Cid,
+        phase: Phase,
+        providers_found: u32,
+        providers_tried: u32,
+        /// Routers that gave an error instead of an answer: with no provider found, it is not known that there is none.
+        routers_failed: u32,
+    },
     /// No progress for the retrieval timeout.
     #[error("no progress on {cid} for {waited:?} ({providers_found} found, {providers_tried} tried, in {phase})")]
     Timeout { cid: Cid, phase: Phase, providers_found: u32, providers_tried: u32, waited: Duration },
@@ -302,6 +309,11 @@ impl Retriever {
         let compared = self.core.compare_share > 0.0 && rand::random::<f64>() < self.core.compare_share;
         let policy = options.policy.unwrap_or(if compared { Policy::Standard } else { self.core.policy });
         Session::new(self.core.clone(), root, policy, options.local_only)
+    }
+
+    /// Owns what goes on between the requests of one reader: it ends with the sessions.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.core.supervisor
     }
 
     /// Sessions that ask the network now.

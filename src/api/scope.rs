@@ -91,7 +91,8 @@ pub fn needed(method: &Method, path: &str) -> Scope {
 
 pub fn budget(method: &Method, path: &str) -> Budget {
     let resource = resource(path);
-    let expensive = EXPENSIVE.iter().any(|prefix| resource == prefix.trim_end_matches('/') || resource.starts_with(prefix));
+    let expensive =
+        EXPENSIVE.iter().any(|prefix| resource == prefix.trim_end_matches('/') || resource.starts_with(prefix));
     if expensive || path.starts_with(EXPLAIN_PAGE) {
         Budget::Expensive
     } else if is_change(method) {

@@ -101,11 +101,7 @@ pub async fn form(Query(asked): Query<Asked>) -> Response {
 }
 
 /// `GET /explain/{cid}`
-pub async fn page(
-    Extract(state): Extract<State>,
-    Path(text): Path<String>,
-    Query(asked): Query<Asked>,
-) -> Response {
+pub async fn page(Extract(state): Extract<State>, Path(text): Path<String>, Query(asked): Query<Asked>) -> Response {
     let root = match cid::parse(&text) {
         Ok(root) => root,
         Err(error) => {
@@ -154,7 +150,9 @@ fn read(text: &str) -> Result<(Cid, Vec<String>), String> {
     let path = ContentPath::parse_text(text).map_err(|error| format!("This is not understood: {error}."))?;
     match path.namespace {
         Namespace::Ipfs(root) => Ok((root, path.segments)),
-        Namespace::Ipns(_) => Err("This is a name: `tidegate explain` resolves names, this page takes CIDs.".to_owned()),
+        Namespace::Ipns(_) => {
+            Err("This is a name: `tidegate explain` resolves names, this page takes CIDs.".to_owned())
+        }
     }
 }
 
@@ -246,9 +244,10 @@ fn estimate_note(answer: &Explanation) -> String {
     if estimate.bytes == Some(0) {
         return "Nothing is to be fetched.".to_owned();
     }
-    let mut note = "A bound, not a forecast: round trips and rates that were measured of the providers that have it, every \
+    let mut note =
+        "A bound, not a forecast: round trips and rates that were measured of the providers that have it, every \
                     link full."
-        .to_owned();
+            .to_owned();
     if estimate.providers_unmeasured > 0 {
         let n = estimate.providers_unmeasured;
         let (verb, s) = if n == 1 { ("has", "") } else { ("have", "s") };

@@ -60,7 +60,11 @@ pub async fn walk(blocks: &Blocks, root: Cid, deadline: Instant) -> Result<Found
         let is_root = link.cid == root;
         // A raw block has no links: that it is here is all there is to know, but for its size if it is the root.
         if link.cid.codec() == codec::RAW && !is_root {
-            if blocks.has(&link.cid).await? { found.here += 1 } else { found.misses(&link) }
+            if blocks.has(&link.cid).await? {
+                found.here += 1
+            } else {
+                found.misses(&link)
+            }
             continue;
         }
         let Some(hit) = blocks.lookup(&link.cid).await? else {

@@ -102,8 +102,15 @@ pub enum Link {
     /// It was connected before.
     Connected(Transport),
     /// It was dialled for this; `address` is the one that answered.
-    Dialled { transport: Transport, address: Multiaddr, took: Duration },
-    Failed { error: ConnectError, took: Duration },
+    Dialled {
+        transport: Transport,
+        address: Multiaddr,
+        took: Duration,
+    },
+    Failed {
+        error: ConnectError,
+        took: Duration,
+    },
     /// Neither connected nor refused within the time.
     Pending,
 }
@@ -157,11 +164,7 @@ enum Seen {
 }
 
 impl Hub {
-    pub(super) fn new(
-        exchange: Arc<dyn Exchange>,
-        routers: Vec<Arc<dyn ContentRouter>>,
-        metrics: &Metrics,
-    ) -> Self {
+    pub(super) fn new(exchange: Arc<dyn Exchange>, routers: Vec<Arc<dyn ContentRouter>>, metrics: &Metrics) -> Self {
         let counter = |name, help| metrics.register(name, help, Counter::default());
         Self {
             exchange,
