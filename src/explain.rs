@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use crate::blockstore::{Blocks, PinKind, StoreError, Tier};
 use crate::dag::{self, ResolveError};
+use crate::exchange::ConnectError;
 use crate::ipld::{Block, BlockError, Cid, HashCode};
 use crate::retriever::probe::{Answer, Link, Probe, ProbeError, ProbeOptions, ProbedPeer, RouterAnswer};
 use crate::retriever::{FetchError, Retriever, SessionOptions};
@@ -61,9 +62,9 @@ pub enum Verdict {
     Local,
     /// Somebody who can be reached has the block.
     Available,
-    /// Providers are named, and none of them both answers and has it.
+    /// Providers are named, not all of them can be reached or asked, and none of the others has it.
     Unreachable,
-    /// Every router has answered and named nobody, and no connected peer has it.
+    /// Every router and every peer has answered: nobody has it.
     Nobody,
     /// The time was over, or a router failed, before it was known.
     Unknown,
@@ -229,16 +230,21 @@ async fn follow(retriever: &Retriever, question: &Question) -> Result<(Cid, bool
 }
 
 fn verdict(probe: &Probe) -> Verdict {
-    let named = probe.providers.iter().filter(|peer| !peer.found_by.is_empty()).count();
     if probe.providers.iter().any(is_available) {
         Verdict::Available
     } else if !probe.complete || probe.routers.iter().any(|router| router.error.is_some()) {
         Verdict::Unknown
-    } else if named > 0 {
+    } else if probe.unasked > 0 || probe.providers.iter().any(|peer| peer.answer != Answer::HasNot && !is_itself(peer))
+    {
         Verdict::Unreachable
     } else {
         Verdict::Nobody
     }
+}
+
+/// Routers name this node too, for what it announced.
+fn is_itself(peer: &ProbedPeer) -> bool {
+    matches!(&peer.link, Link::Failed { error: ConnectError::Itself, .. })
 }
 
 /// It was reached, and it has the block.
@@ -262,7 +268,8 @@ fn summary(verdict: Verdict, found: &local::Found, probe: Option<&Probe>) -> Str
         Verdict::Unreachable if reached == 0 => {
             format!("{} named, and none can be reached. They may be offline or behind a NAT.", providers(named))
         }
-        Verdict::Unreachable => format!("{} named, {reached} reached, and none of them has it.", providers(named)),
+        Verdict::Unreachable => format!("{} named, {reached} reached, and none of those has it.", providers(named)),
+        Verdict::Nobody if reached > 0 => format!("{} named and asked, and none has it.", providers(named)),
         Verdict::Nobody if probe.is_some_and(|probe| probe.routers.is_empty()) => {
             "No router is configured that could be asked, and no connected peer has it.".to_owned()
         }

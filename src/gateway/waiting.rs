@@ -38,8 +38,10 @@ const MAX_WAITS: usize = 256;
 const ABANDONED: Duration = Duration::from_secs(15);
 /// How often that is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// After how many seconds a page without scripts asks again; the answer takes up to the configured time more.
-const REFRESH_S: u32 = 1;
+/// The page asks again at once where there are no scripts; the answer to that takes up to this long, or the configured time.
+const HELD: Duration = Duration::from_secs(2);
+/// What somebody who is no browser after all is told.
+const RETRY_S: u32 = 2;
 /// Request headers that may make another answer of the same address.
 const TELLING: [HeaderName; 5] = [HOST, ACCEPT, AUTHORIZATION, IF_NONE_MATCH, IF_MODIFIED_SINCE];
 const FORWARDED: [&str; 2] = ["x-forwarded-host", "x-forwarded-proto"];
@@ -113,7 +115,6 @@ struct WaitingPage<'a> {
     address: &'a str,
     status: &'a str,
     script: &'a str,
-    refresh: u32,
     progress: &'a Progress,
     retrieval: Option<&'a str>,
 }
@@ -134,7 +135,7 @@ pub(super) async fn content(
     let key = Key::new(&place, &uri, &headers);
     let address = place.asked(uri.path()).to_owned();
     if let Some(wait) = waits.find(&key) {
-        if let Some(reply) = wait.again(waits.after).await {
+        if let Some(reply) = wait.again(waits.after.max(HELD)).await {
             waits.close(&wait);
             return reply;
         }
@@ -207,7 +208,6 @@ fn waiting_page(wait: &Wait, address: &str) -> Reply {
         address: &address,
         status: &status,
         script: page::WAITING_SCRIPT,
-        refresh: REFRESH_S,
         progress: &progress,
         retrieval: retrieval.as_deref(),
     }
@@ -219,7 +219,7 @@ fn waiting_page(wait: &Wait, address: &str) -> Reply {
     page::set_waiting_headers(out);
     out.insert(CACHE_CONTROL, headers::NO_STORE);
     out.insert(VARY, HeaderValue::from_static("Accept, Sec-Fetch-Dest, Sec-Fetch-Mode"));
-    out.insert(RETRY_AFTER, HeaderValue::from(REFRESH_S));
+    out.insert(RETRY_AFTER, HeaderValue::from(RETRY_S));
     out.insert(HeaderName::from_static("x-robots-tag"), HeaderValue::from_static("noindex"));
     if let Some(retrieval) = retrieval {
         out.insert(headers::RETRIEVAL, headers::value(&retrieval));

@@ -272,8 +272,7 @@ impl EventLoop {
             None => {}
         }
         if self.offline || peer == *self.swarm.local_peer_id() {
-            return self
-                .connect_failed(peer, if self.offline { ConnectError::Offline } else { ConnectError::NoAddress });
+            return self.connect_failed(peer, if self.offline { ConnectError::Offline } else { ConnectError::Itself });
         }
         if trusted {
             self.policy.trust(peer);

@@ -112,7 +112,7 @@ async fn who_cannot_be_reached_who_has_it_not_and_nobody_are_told_apart() {
     let (empty, broken) = (router(nobody()).await, router(ResponseTemplate::new(503)).await);
     for (routers, verdict, check) in [
         (vec![&gone], "unreachable", ("connection", "failed")),
-        (vec![&without], "unreachable", ("has", "no")),
+        (vec![&without], "nobody", ("has", "no")),
         (vec![&empty], "nobody", ("", "")),
         (vec![&empty, &broken], "unknown", ("", "")),
     ] {
