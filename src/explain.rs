@@ -261,7 +261,8 @@ fn summary(verdict: Verdict, found: &local::Found, probe: Option<&Probe>) -> Str
         Verdict::Local if have > 0 => format!("All of it is here, and {} of others can be reached.", providers(have)),
         Verdict::Local => "All of it is here.".to_owned(),
         Verdict::Available if found.root.is_some() => {
-            format!("Part of it is here; {} can be reached and have the block.", providers(have))
+            let verb = if have == 1 { "has" } else { "have" };
+            format!("Part of it is here; {} can be reached and {verb} its first block.", providers(have))
         }
         Verdict::Available if have == 1 => "1 provider can be reached and has it.".to_owned(),
         Verdict::Available => format!("{have} providers can be reached and have it."),

@@ -59,8 +59,9 @@ struct RouterView {
     kind: &'static str,
     providers: String,
     took: String,
-    outcome: String,
+    outcome: &'static str,
     tone: &'static str,
+    error: String,
 }
 
 struct ProviderView {
@@ -273,9 +274,9 @@ fn providers_meta(answer: &Explanation) -> String {
 impl RouterView {
     fn of(router: &RouterPart) -> Self {
         let (outcome, tone) = match (&router.error, router.elapsed_ms) {
-            (Some(error), _) => (filters::tame(error, 120), "bad"),
-            (None, Some(_)) => ("answered".to_owned(), "ok"),
-            (None, None) => ("no end within the time".to_owned(), "warn"),
+            (Some(_), _) => ("failed", "bad"),
+            (None, Some(_)) => ("answered", "ok"),
+            (None, None) => ("no end within the time", "warn"),
         };
         Self {
             name: filters::tame(&router.name, 120),
@@ -284,6 +285,7 @@ impl RouterView {
             took: cell(ms(router.elapsed_ms)),
             outcome,
             tone,
+            error: filters::tame(router.error.as_deref().unwrap_or_default(), 160),
         }
     }
 }

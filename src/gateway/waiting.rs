@@ -167,6 +167,8 @@ fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
         && says("sec-fetch-dest", "document")
         && problem::wants_html(headers)
         && !headers.contains_key(RANGE)
+        // What is fetched ahead of a click is not waited for.
+        && !headers.contains_key("sec-purpose")
         && !handler::only_if_cached(headers)
 }
 

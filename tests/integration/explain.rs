@@ -16,14 +16,15 @@ const NOWHERE: &str = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52
 const NO_ADDRESS: &str = "/ip4/127.0.0.1/tcp/1";
 const NO_PEER: &str = "12D3KooWGzBXWNvHpLALvTgHZZw3Lr8Yr1AGGrYBkKUq2DUGzHcm";
 
-fn bytes(n: usize) -> Vec<u8> {
-    (0..n as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 29) as u8).collect()
+/// No two contents share a block.
+fn bytes(seed: u64, n: usize) -> Vec<u8> {
+    (0..n as u64).map(|i| ((i + (seed << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 29) as u8).collect()
 }
 
 #[tokio::test]
 async fn a_provider_that_a_router_names_is_dialled_and_asked_and_nothing_is_fetched() {
     let provider = TestApp::start(|_| {}).await;
-    let cid = provider.add(bytes(700_000)).await;
+    let cid = provider.add(bytes(1, 700_000)).await;
     let named = router(names(&provider.peer_id(), &provider.peers())).await;
     let seeker = TestApp::start(|settings| settings.router = vec![named.uri()]).await;
 
@@ -78,7 +79,7 @@ async fn a_provider_that_a_router_names_is_dialled_and_asked_and_nothing_is_fetc
 #[tokio::test]
 async fn part_of_a_graph_that_is_here_is_counted_and_the_rest_has_a_price() {
     let provider = TestApp::start(|_| {}).await;
-    let (warm, cid) = (provider.add(bytes(3_000_000)).await, provider.add(bytes(900_001)).await);
+    let (warm, cid) = (provider.add(bytes(2, 3_000_000)).await, provider.add(bytes(3, 900_001)).await);
     let peers = provider.peers();
     let seeker = TestApp::start(|settings| settings.peer = vec![peers[0].parse().unwrap()]).await;
     // Its rate becomes known with other content; of this one the root alone comes.

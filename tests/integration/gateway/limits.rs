@@ -133,3 +133,40 @@ async fn a_request_that_takes_longer_than_it_may_is_reset() {
     assert_eq!(hits(&app, "RequestTime").await, 1);
     app.stop().await;
 }
+
+/// DESIGN.md §8, the bounds of the formats: a request that is beyond one is the client's mistake, and says which.
+#[tokio::test]
+async fn addresses_beyond_the_bounds_of_the_formats_are_400_and_those_within_are_not() {
+    let world = World::new();
+    let (file, _) = world.file(b"x").await;
+    let identity = |n: usize| {
+        let hash = tidegate::ipld::Multihash::wrap(0, &vec![7; n]).ok()?;
+        Some(tidegate::ipld::Cid::new_v1(codec::RAW, hash).to_string())
+    };
+    let root = format!("/ipfs/{}/", file.cid);
+    let bytes = |n: usize| format!("{root}{}", "a".repeat(n - root.len()));
+    // The CID of 129 bytes cannot even be made with our types: by hand.
+    let raw = [&[1u8, 0x55, 0, 0x81, 1][..], &[7; 129]].concat();
+    let over = format!("/ipfs/{}", multibase::encode(multibase::Base::Base32Lower, raw));
+    for (path, status) in [
+        (bytes(8 * 1024), 404),
+        (bytes(8 * 1024 + 1), 400),
+        (format!("{root}{}", "a/".repeat(1024)), 404),
+        (format!("{root}{}", "a/".repeat(1025)), 400),
+        (format!("/ipfs/{}", identity(128).unwrap()), 200),
+        (over, 400),
+    ] {
+        let answer = world.get(&path).await;
+        assert_eq!(answer.status.as_u16(), status, "{} bytes: {}…", path.len(), &path[..80]);
+        if status == 400 {
+            assert_eq!(answer.json()["code"], "bad_path");
+        }
+    }
+}
+
+#[test]
+fn a_block_over_two_mebibytes_is_none() {
+    let block = |n: usize| Block::encode(codec::RAW, HashCode::Sha2_256, Bytes::from(vec![0; n]));
+    assert!(block(2 << 20).is_ok());
+    assert!(block((2 << 20) + 1).is_err());
+}

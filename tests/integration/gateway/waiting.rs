@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use serde_json::Value;
+use tidegate::ipld::{Block, HashCode, codec};
 use wiremock::ResponseTemplate;
 
 use crate::test_app::{NAVIGATION, TestApp, names, nobody, router, slow};
@@ -92,26 +93,31 @@ async fn programs_downloads_and_those_who_switched_it_off_never_get_the_page() {
         let request = NAVIGATION.iter().filter(|(name, _)| *name != left_out).chain(more);
         request.fold(seeker.gateway(path), |request, (name, value)| request.header(*name, *value)).send()
     };
-    let path = format!("/ipfs/{NOWHERE}");
+    // A CID for each: that nobody has it is remembered for a moment.
+    let missing = |n: u8| {
+        let block = Block::encode(codec::RAW, HashCode::Sha2_256, vec![n; 100].into()).unwrap();
+        format!("/ipfs/{}", block.cid())
+    };
     for (path, left_out, more) in [
-        (path.clone(), "accept", &[("accept", "*/*")][..]),
-        (path.clone(), "sec-fetch-mode", &[("sec-fetch-mode", "cors")]),
-        (path.clone(), "sec-fetch-mode", &[]),
-        (path.clone(), "sec-fetch-dest", &[("sec-fetch-dest", "iframe")]),
-        (path.clone(), "", &[("range", "bytes=0-9")]),
-        (path.clone(), "", &[("cache-control", "only-if-cached")]),
-        (format!("{path}?download=true"), "", &[]),
-        (format!("{path}?format=car"), "", &[]),
+        (missing(0), "accept", &[("accept", "*/*")][..]),
+        (missing(1), "sec-fetch-mode", &[("sec-fetch-mode", "cors")]),
+        (missing(2), "sec-fetch-mode", &[]),
+        (missing(3), "sec-fetch-dest", &[("sec-fetch-dest", "iframe")]),
+        (missing(4), "", &[("range", "bytes=0-9")]),
+        (missing(10), "", &[("sec-purpose", "prefetch;prerender")]),
+        (missing(5), "", &[("cache-control", "only-if-cached")]),
+        (format!("{}?download=true", missing(6)), "", &[]),
+        (format!("{}?format=car", missing(7)), "", &[]),
     ] {
         let answer = page(&path, left_out, more).await.unwrap();
         assert!(answer.status().is_client_error(), "{path} without {left_out}, {more:?}: {}", answer.status());
     }
     assert!(seeker.metrics().await.contains("tidegate_gateway_waiting_pages_total 0"));
-    assert_eq!(page(&path, "", &[]).await.unwrap().status(), StatusCode::ACCEPTED);
+    assert_eq!(page(&missing(8), "", &[]).await.unwrap().status(), StatusCode::ACCEPTED);
     seeker.stop().await;
 
     let off = start(0).await;
-    assert_eq!(off.navigate(&path).await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(off.navigate(&missing(9)).await.status(), StatusCode::NOT_FOUND);
     off.stop().await;
 }
 
