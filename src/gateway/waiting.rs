@@ -33,12 +33,13 @@ use crate::units::ByteSize;
 
 /// Requests that go on behind a page at once; more wait without one.
 const MAX_WAITS: usize = 256;
-/// A request that nobody has asked about for this long ends, finished or not. The page asks every second or two; a browser
+/// A request that nobody has asked about for this long ends, finished or not. The page asks every one to five seconds; a browser
 /// lets the timers of a hidden tab run once a second in their first minutes.
 const ABANDONED: Duration = Duration::from_secs(15);
 /// How often that is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The page asks again at once where there are no scripts; the answer to that takes up to this long, or the configured time.
+/// The page asks again after three seconds where there are no scripts; the answer takes up to this long, or the configured
+/// time, so that content is shown as soon as it is there.
 const HELD: Duration = Duration::from_secs(2);
 /// What somebody who is no browser after all is told.
 const RETRY_S: u32 = 2;
