@@ -21,7 +21,7 @@ use crate::listener::Streams;
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 
-pub use client::{HttpBody, HttpError};
+pub use client::{HttpBody, HttpError, HttpStream};
 
 /// One stream carries one request.
 pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/http/1.1");

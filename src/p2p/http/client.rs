@@ -11,11 +11,12 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use libp2p::swarm::Stream;
 use libp2p::{Multiaddr, PeerId};
 use serde::Deserialize;
 use thiserror::Error;
 use tokio::sync::oneshot;
-use tokio_util::compat::FuturesAsyncReadCompatExt;
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
 use super::{GATEWAY, PROTOCOL, WELL_KNOWN};
 use crate::exchange::ConnectError;
@@ -31,6 +32,9 @@ const MAX_PROTOCOLS: usize = 8 * 1024;
 
 /// The body of an answer, as it comes. Dropping it ends the stream.
 pub type HttpBody = Incoming;
+
+/// A libp2p stream with tokio's traits.
+pub type HttpStream = Compat<Stream>;
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
@@ -89,6 +93,26 @@ impl Client {
         asked.await.unwrap_or(Err(HttpError::Timeout { peer })).inspect_err(|_| _ = metrics.failures.inc())
     }
 
+    /// A stream of the peer's for HTTP, as it is: for tunnels. It has no deadline but that of its opening.
+    pub async fn http_stream(
+        &self,
+        peer: PeerId,
+        addrs: Vec<Multiaddr>,
+        trusted: bool,
+    ) -> Result<HttpStream, HttpError> {
+        let (reply, stream) = oneshot::channel();
+        if !self.send(Command::OpenHttp { peer, addrs, trusted, reply }) {
+            let error =
+                if self.inner.commands.is_closed() { ConnectError::Offline } else { ConnectError::LimitReached };
+            return Err(HttpError::Connect { peer, error });
+        }
+        let stream = stream.await.map_err(|_| HttpError::Closed { peer })?;
+        stream.map(FuturesAsyncReadCompatExt::compat).map_err(|error| match error {
+            ConnectError::Unsupported => HttpError::Unsupported { peer },
+            error => HttpError::Connect { peer, error },
+        })
+    }
+
     /// Under which path the peer serves the IPFS gateway, with a slash at its end. Costs a request: remember it.
     pub async fn gateway_path(&self, peer: PeerId, addrs: Vec<Multiaddr>, trusted: bool) -> Result<String, HttpError> {
         let mut request = Request::new(());
@@ -110,22 +134,11 @@ impl Client {
         trusted: bool,
         mut request: Request<()>,
     ) -> Result<Response<HttpBody>, HttpError> {
-        let (reply, stream) = oneshot::channel();
-        if !self.send(Command::OpenHttp { peer, addrs, trusted, reply }) {
-            let error =
-                if self.inner.commands.is_closed() { ConnectError::Offline } else { ConnectError::LimitReached };
-            return Err(HttpError::Connect { peer, error });
-        }
-        let stream = stream.await.map_err(|_| HttpError::Closed { peer })?;
-        let stream = stream.map_err(|error| match error {
-            ConnectError::Unsupported => HttpError::Unsupported { peer },
-            error => HttpError::Connect { peer, error },
-        })?;
-
+        let stream = self.http_stream(peer, addrs, trusted).await?;
         let failed = |error| HttpError::Http { peer, error };
         let mut http = http1::Builder::new();
         http.max_buf_size(MAX_BUFFER);
-        let (mut sender, connection) = http.handshake(TokioIo::new(stream.compat())).await.map_err(failed)?;
+        let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.map_err(failed)?;
         // Ends with the body, or when nobody reads that any more.
         self.inner.http.supervisor.spawn_short(async move {
             if let Err(error) = connection.await {
