@@ -247,13 +247,13 @@ async fn blocks_ranges_of_cars_and_heads_are_served() {
     let dir = a.world.directory(&[("file", file), ("leaf", leaf)]).await;
 
     let raw = b.get(&a, &format!("/ipfs/{}?format=raw", leaf.cid)).await;
-    assert!(raw.status == StatusCode::OK && raw.body == &b"leaf"[..]);
+    assert!(raw.status == StatusCode::OK && raw.body == b"leaf"[..]);
     assert_eq!(raw.header("content-type"), "application/vnd.ipld.raw");
     let accept = [("accept", "application/vnd.ipld.raw")];
     let by_accept = b.ask(&a, Method::GET, &format!("/ipfs/{}", leaf.cid), &accept).await;
-    assert!(by_accept.body == &b"leaf"[..]);
+    assert!(by_accept.body == b"leaf"[..]);
     let part = b.ask(&a, Method::GET, &format!("/ipfs/{}?format=raw", leaf.cid), &[("range", "bytes=1-2")]).await;
-    assert!(part.status == StatusCode::PARTIAL_CONTENT && part.body == &b"ea"[..]);
+    assert!(part.status == StatusCode::PARTIAL_CONTENT && part.body == b"ea"[..]);
 
     // The path, the root of the file, and the one leaf that holds the byte.
     let range = b.get(&a, &format!("/ipfs/{}/file?format=car&entity-bytes=300000:300000", dir.cid)).await;
@@ -413,22 +413,51 @@ async fn peers_that_stall_are_hung_up_on() {
     assert_eq!(exchange(&b, &a, "GET /ipfs/bafkqaaa?format=raw HTTP/1.1\r\nHost: x\r\nX-").await, "");
     a.closed("Header", 1).await;
 
-    // Far more than the windows of a stream hold, and nobody reads.
-    let (file, _) = a.world.file(&noise(8_000_000)).await;
+    b.end().await;
+    a.end().await;
+}
+
+/// `size`: far more than the windows of a stream hold.
+async fn a_reader_of_nothing_is_cut_off(transport: &str, size: usize) {
+    let soon = listener::Config { stall_timeout: SOON, ..listener::Config::default() };
+    let (a, b) = (Serving::start(soon).await, Asking::start().await);
+    let (file, _) = a.world.file(&noise(size)).await;
     let request = Request::builder().uri(format!("/ipfs/{}?format=car", file.cid)).body(()).unwrap();
-    let answer = b.open(&a, request).await.unwrap();
+    let answer = b.client.http(a.id(), vec![a.addr(transport)], true, request).await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
     a.closed("Stall", 1).await;
     let rest = tokio::time::timeout(PATIENCE, answer.into_body().collect()).await.expect("an end");
     assert!(rest.is_err(), "a cut body ended cleanly");
     a.counted("tidegate_http_connections_open{listener=\"libp2p\"} 0").await;
+    // The connection goes on.
+    let request = Request::builder().uri("/ipfs/bafkqaaa?format=raw").body(()).unwrap();
+    assert_eq!(b.client.http(a.id(), Vec::new(), true, request).await.unwrap().status(), StatusCode::OK);
     b.end().await;
     a.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_takes_nothing_is_cut_off_over_tcp() {
+    a_reader_of_nothing_is_cut_off("/tcp/", 8_000_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_takes_nothing_is_cut_off_over_quic() {
+    a_reader_of_nothing_is_cut_off("/quic-v1", 40_000_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_other_clients_send_is_understood_and_what_is_no_http_1_1_refused() {
-    let (a, b) = (Serving::start(listener::Config::default()).await, Asking::start().await);
+    // Only one of these needs a deadline to end: hyper waits for more behind the preface of HTTP/2.
+    let never = Duration::ZERO;
+    let config = listener::Config {
+        first_byte_timeout: never,
+        header_timeout: SOON * 10,
+        idle_timeout: never,
+        stall_timeout: never,
+        ..listener::Config::default()
+    };
+    let (a, b) = (Serving::start(config).await, Asking::start().await);
     let (file, _) = a.world.file(b"hello").await;
     let target = format!("/ipfs/{}?format=raw", file.cid);
     // go-libp2p: no host, and its side closed behind the request.
