@@ -23,6 +23,7 @@ pub mod range;
 pub mod redirects;
 mod respond;
 mod routing_v1;
+mod trustless;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,13 +35,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::denylist::Denylists;
-use crate::names::Resolver;
+use crate::names::{Reach, Resolver};
 use crate::record::RecordSink;
 use crate::retriever::Retriever;
 use crate::telemetry::Metrics;
 use metrics::Counts;
 
 pub use routing_v1::{OwnAddresses, Routing};
+pub use trustless::trustless;
 
 /// Limits of the gateway.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -104,6 +106,7 @@ pub fn router(state: State, metrics: &Metrics) -> Router {
     let gateway = Arc::new(Gateway {
         permits: Arc::new(Semaphore::new(state.config.concurrent_requests as usize)),
         counts: counts.clone(),
+        reach: Reach::Network,
         state,
     });
     let routing = gateway.state.routing.is_some().then(routing_v1::router).unwrap_or_default();
@@ -130,4 +133,6 @@ struct Gateway {
     state: State,
     permits: Arc<Semaphore>,
     counts: Counts,
+    /// Whether the network is asked for what is not here.
+    reach: Reach,
 }

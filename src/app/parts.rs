@@ -19,7 +19,8 @@ use crate::telemetry::Metrics;
 use crate::topology::Facts;
 use crate::{api, dashboard, gateway, listener, names, p2p};
 
-/// What a server inside a command changes: loopback on free ports, no listening peer, no metrics database.
+/// What a server inside a command changes: loopback on free ports, no listening peer, nothing for peers over HTTP, no
+/// metrics database.
 pub fn embed(settings: &mut Settings) {
     let free = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
     settings.gateway = free;
@@ -27,6 +28,7 @@ pub fn embed(settings: &mut Settings) {
     settings.tls_cert = None;
     settings.tls_key = None;
     settings.listen = Vec::new();
+    settings.no_libp2p_gateway = true;
     settings.database = Some(NO_DATABASE.to_owned());
 }
 
@@ -82,6 +84,20 @@ pub fn listener(settings: &Settings) -> listener::Config {
         drain_timeout: limits.drain_timeout,
         connections_per_ip: u32::try_from(limits.connections_per_ip).unwrap_or(u32::MAX),
         ..Default::default()
+    }
+}
+
+/// HTTP over libp2p: the listener's deadlines, bounds of its own.
+pub fn streams(settings: &Settings, stats: &listener::Stats) -> listener::Options {
+    // At least one: 0 would be no bound, and `no-libp2p-gateway` switches it off.
+    let bound = u32::try_from(settings.limits.libp2p_requests).unwrap_or(u32::MAX).max(1);
+    listener::Options {
+        name: "libp2p",
+        config: listener::Config { connections: bound, ..listener(settings) },
+        trusted_proxies: Vec::new(),
+        tls: None,
+        stats: stats.clone(),
+        tunnel_to: None,
     }
 }
 

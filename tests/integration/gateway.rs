@@ -8,6 +8,7 @@ mod files;
 mod formats;
 mod listings;
 mod origins;
+mod over_libp2p;
 mod proxy;
 mod streams;
 mod transport;
