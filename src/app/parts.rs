@@ -106,6 +106,10 @@ pub fn gateway(settings: &Settings) -> Result<gateway::Config, HostsError> {
         concurrent_requests: u32::try_from(settings.limits.concurrent_requests).unwrap_or(u32::MAX),
         first_byte_timeout: settings.limits.retrieval_timeout,
         request_timeout: settings.limits.request_timeout,
+        waiting_page: settings.waiting_page,
+        range_file_size: settings.limits.range_file_size.0,
+        deserialized_size: settings.limits.deserialized_size.0,
+        dag_size: settings.limits.dag_size.0,
         subdomain_hosts: Hosts::parse(&settings.subdomain_host)?,
         trusted_proxies: settings.trusted_proxy.clone(),
         ..Default::default()
@@ -246,6 +250,7 @@ impl Admin<'_> {
             gateway: self.gateway.clone(),
             compare_share: self.settings.compare_share,
             host: Arc::new(self.host()),
+            retriever: self.retriever.clone(),
         }
     }
 }
