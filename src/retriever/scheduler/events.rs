@@ -53,8 +53,8 @@ impl Scheduler {
         let standing = self.ledger.get(&id);
         let (rate, rtt) = (standing.and_then(|s| s.max_rate(now)), standing.and_then(|s| s.min_rtt));
         // Until a ping has answered: the handshake and Bitswap's negotiation take two round trips over QUIC, four or
-        // more over TCP.
-        let trips = if transport == Transport::BitswapQuic { 2 } else { 4 };
+        // more over TCP; HTTP without TLS takes two, with its probe.
+        let trips = if matches!(transport, Transport::BitswapQuic | Transport::Http) { 2 } else { 4 };
         let rtt = rtt.or(dial.map(|dial| dial / trips));
         match self.peers.get_mut(&id) {
             // A second connection, or a better transport for the same peer.
