@@ -183,10 +183,7 @@ mod tests {
         assert_ne!(id("/dns4/a.example/tcp/443/https"), id("/dns4/a.example/tcp/444/https"));
         assert_ne!(id("/ip4/192.0.2.1/tcp/80/http"), id("/ip4/192.0.2.1/tcp/80/https"));
         // A name that ended up in databases and ledgers must not change.
-        assert_eq!(
-            id("/ip4/127.0.0.1/tcp/8080/http").to_string(),
-            "QmNbW2TTnQSjYcuUrV44F8e8DrRdiQQn6Y8B4f1KgkiMHc"
-        );
+        assert_eq!(id("/ip4/127.0.0.1/tcp/8080/http").to_string(), "QmNbW2TTnQSjYcuUrV44F8e8DrRdiQQn6Y8B4f1KgkiMHc");
     }
 
     proptest! {

@@ -8,6 +8,7 @@ mod dag;
 mod db;
 mod discovery;
 mod gateway;
+mod http_peer;
 mod names;
 mod network_pages;
 mod p2p;

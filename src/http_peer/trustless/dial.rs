@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use http::header::ACCEPT;
 use http::{Method, StatusCode, Version};
 use libp2p::PeerId;
@@ -65,12 +66,11 @@ async fn one(inner: &Inner, endpoint: &Endpoint, trusted: bool) -> Result<Found,
     // Whether a server speaks HTTP/2 without TLS cannot be asked, only tried: both at once, and HTTP/2 if it can.
     let started = Instant::now();
     let (h2, h1) = (client(inner, endpoint, &addrs, true).await?, client(inner, endpoint, &addrs, false).await?);
-    let mut h2 = std::pin::pin!(probe(h2, &base, trusted));
-    let mut h1 = std::pin::pin!(probe(h1, &base, trusted));
-    tokio::select! {
-        biased;
-        Ok(found) = &mut h2 => Ok(found),
-        found = &mut h1 => match tokio::time::timeout(started.elapsed() + H2C_GRACE, h2).await {
+    let (h2, h1) = (std::pin::pin!(probe(h2, &base, trusted)), std::pin::pin!(probe(h1, &base, trusted)));
+    match select(h2, h1).await {
+        Either::Left((Ok(found), _)) => Ok(found),
+        Either::Left((Err(_), h1)) => h1.await,
+        Either::Right((found, h2)) => match tokio::time::timeout(started.elapsed() + H2C_GRACE, h2).await {
             Ok(Ok(better)) => Ok(better),
             _ => found,
         },

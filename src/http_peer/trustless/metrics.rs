@@ -33,10 +33,16 @@ impl HttpMetrics {
             requests: counter("http_peer_requests", "Requests for blocks sent to HTTP providers"),
             blocks: counter("http_peer_blocks", "Blocks from HTTP providers that were verified"),
             received: counter("http_peer_received_bytes", "Bytes of bodies read from HTTP providers"),
-            wrong: counter("http_peer_wrong", "Answers of HTTP providers whose bytes are not the block that was asked for"),
+            wrong: counter(
+                "http_peer_wrong",
+                "Answers of HTTP providers whose bytes are not the block that was asked for",
+            ),
             busy: counter("http_peer_busy", "Answers 429 and 503 of HTTP providers"),
             broken: counter("http_peer_broken", "Requests to HTTP providers whose connection failed"),
-            refused: counter("http_peer_refused", "Answers of HTTP providers with a status that is no answer, redirects among them"),
+            refused: counter(
+                "http_peer_refused",
+                "Answers of HTTP providers with a status that is no answer, redirects among them",
+            ),
             cancelled: counter("http_peer_cancelled", "Requests to HTTP providers that were taken back under way"),
             overloaded: counter("http_peer_limit_wants", "Wants that an HTTP provider's queue turned away"),
             limit_peers: counter("http_peer_limit_peers", "HTTP providers not dialled because too many are connected"),

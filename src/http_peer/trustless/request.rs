@@ -26,7 +26,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// What came of one request.
 #[derive(Debug)]
 pub(super) enum Answer {
-    Block { block: Block, wire_bytes: usize, arrival: Arrival },
+    Block {
+        block: Block,
+        wire_bytes: usize,
+        arrival: Arrival,
+    },
     Have,
     DontHave,
     /// Bytes that are not the block.
