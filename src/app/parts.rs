@@ -15,6 +15,7 @@ use crate::exchange::address::is_http;
 use crate::gateway::host::{Hosts, HostsError};
 use crate::http_peer::merged::{ConfiguredHttp, Merged, WithHttp};
 use crate::http_peer::trustless::{self, HttpExchange};
+use crate::record::Transport;
 use crate::record::live::Feed;
 use crate::retriever::{self, Retriever};
 use crate::routing::{ContentRouter, NameRouter, RouterKind};
@@ -264,7 +265,9 @@ impl Admin<'_> {
     fn dashboard_state(&self) -> dashboard::State {
         let (node, blocks, offline) = (self.node.clone(), self.blocks.clone(), self.settings.offline);
         let delegated = self.settings.router.len();
-        let snapshot = move || snapshot(node.as_ref(), &blocks, delegated, offline);
+        let retriever = self.retriever.clone();
+        let http = move || retriever.connected_over(Transport::Http);
+        let snapshot = move || snapshot(node.as_ref(), &blocks, delegated, offline, http());
         dashboard::State {
             db: self.database.clone(),
             node: Arc::new(snapshot),
@@ -276,7 +279,13 @@ impl Admin<'_> {
     }
 }
 
-fn snapshot(node: Option<&p2p::Client>, blocks: &Blocks, delegated: usize, offline: bool) -> dashboard::NodeSnapshot {
+fn snapshot(
+    node: Option<&p2p::Client>,
+    blocks: &Blocks,
+    delegated: usize,
+    offline: bool,
+    http: usize,
+) -> dashboard::NodeSnapshot {
     let peers = node.map(p2p::Client::peers).unwrap_or_default();
     let mut routers: Vec<String> =
         node.map(p2p::Client::routers).unwrap_or_default().iter().map(|router| router.kind().to_string()).collect();
@@ -284,8 +293,8 @@ fn snapshot(node: Option<&p2p::Client>, blocks: &Blocks, delegated: usize, offli
     dashboard::NodeSnapshot {
         peer_id: node.map(|node| node.peer_id().to_string()),
         addresses: node.map(p2p::Client::listen_addrs).unwrap_or_default().iter().map(ToString::to_string).collect(),
-        peers: peers.len(),
-        exchange_peers: peers.iter().filter(|peer| peer.exchange).count(),
+        peers: peers.len() + http,
+        exchange_peers: peers.iter().filter(|peer| peer.exchange).count() + http,
         routers,
         warnings: node.map(p2p::Client::warnings).unwrap_or_default(),
         offline,

@@ -189,11 +189,11 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_addresses_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            if let Ok(addr) = Multiaddr::try_from(bytes) {
-                if let Ok(endpoint) = Endpoint::parse(&addr) {
-                    prop_assert!(endpoint.url().is_ok());
-                    let _ = endpoint.id();
-                }
+            if let Ok(addr) = Multiaddr::try_from(bytes)
+                && let Ok(endpoint) = Endpoint::parse(&addr)
+            {
+                prop_assert!(endpoint.url().is_ok());
+                let _ = endpoint.id();
             }
         }
     }

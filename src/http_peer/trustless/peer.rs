@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::dial::Found;
-use super::request::{self, Answer};
+use super::request::{self, Answer, Received};
 use super::{Inner, ProviderInfo};
 use crate::exchange::{Arrival, ExchangeEvent, MAX_WANTS_PER_PEER, SendError, Want, WantKind};
 use crate::ipld::Cid;
@@ -271,12 +271,13 @@ async fn fly(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting, number: u64) 
     if !peer.landed(&cid, number) {
         return;
     }
-    if matches!(answer, Answer::Block { .. } | Answer::Have | Answer::DontHave) {
+    if matches!(answer, Answer::Block(_) | Answer::Have | Answer::DontHave) {
         let mut state = peer.state();
         (state.pauses, state.broken) = (0, 0);
     }
     match answer {
-        Answer::Block { block, wire_bytes, arrival } => {
+        Answer::Block(received) => {
+            let Received { block, wire_bytes, arrival } = *received;
             inner.metrics.blocks.inc();
             inner.emit(ExchangeEvent::Block { peer: id, block, wire_bytes, arrival }).await;
         }

@@ -23,14 +23,18 @@ const UNNAMED_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause that is believed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
+/// A verified block, and when its last bytes came.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) block: Block,
+    pub(super) wire_bytes: usize,
+    pub(super) arrival: Arrival,
+}
+
 /// What came of one request.
 #[derive(Debug)]
 pub(super) enum Answer {
-    Block {
-        block: Block,
-        wire_bytes: usize,
-        arrival: Arrival,
-    },
+    Block(Box<Received>),
     Have,
     DontHave,
     /// Bytes that are not the block.
@@ -102,7 +106,7 @@ async fn body(inner: &Inner, peer: &Peer, cid: Cid, mut response: Response) -> A
     }
     let wire_bytes = bytes.len();
     match Block::verify(cid, bytes.freeze()) {
-        Ok(block) => Answer::Block { block, wire_bytes, arrival },
+        Ok(block) => Answer::Block(Box::new(Received { block, wire_bytes, arrival })),
         Err(_) => Answer::Wrong("a body that is not the block"),
     }
 }

@@ -93,6 +93,13 @@ async fn a_file_comes_through_our_own_gateway_as_provider_and_its_row_says_http(
     assert_eq!((&attempts[0]["transport"], &attempts[0]["outcome"]), (&"http".into(), &"delivered".into()), "{row}");
     assert!(attempts[0]["bytes"].as_u64().unwrap() > 5_000_000);
     assert_eq!(row["duplicate_bytes"], 0);
+    let peers = ours.json("/api/v1/p2p/peers").await;
+    let peer = &peers["items"][0];
+    assert_eq!(
+        (&peers["total"], &peer["transport"], &peer["addrs"][0]),
+        (&1.into(), &"http".into(), &provider.http_addr().into())
+    );
+    assert_eq!(ours.json("/readyz").await["node"], "connected");
     // Pages know it too.
     let peer = attempts[0]["peer_id"].as_str().unwrap().to_owned();
     let page = |path: String| {
