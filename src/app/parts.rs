@@ -98,7 +98,10 @@ pub fn content_routers(settings: &Settings, routers: &Routers) -> Vec<Arc<dyn Co
     if !http.is_empty() && !settings.offline {
         all.push(Arc::new(ConfiguredHttp(http)));
     }
-    all.extend(routers.content.iter().map(|router| Arc::new(WithHttp(router.clone())) as Arc<dyn ContentRouter>));
+    all.extend(routers.content.iter().map(|router| match router.kind() {
+        RouterKind::Delegated | RouterKind::Dht => Arc::new(WithHttp(router.clone())) as Arc<dyn ContentRouter>,
+        _ => router.clone(),
+    }));
     all.sort_by_key(|router| router.kind());
     all
 }

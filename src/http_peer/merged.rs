@@ -47,7 +47,9 @@ impl Exchange for Merged {
     }
 
     fn connect(&self, peer: PeerId, addrs: Vec<Multiaddr>, trusted: bool) {
-        if addrs.iter().any(is_http) {
+        let named =
+            |addr: &Multiaddr| is_http(addr) && Endpoint::parse(addr).is_ok_and(|endpoint| endpoint.id() == peer);
+        if addrs.iter().any(named) {
             self.http.connect(peer, addrs, trusted);
         } else {
             self.of(&peer).connect(peer, addrs, trusted);
@@ -65,7 +67,8 @@ impl Exchange for Merged {
     }
 }
 
-/// A router whose records name HTTP providers too.
+/// A router whose records name HTTP providers too. Not for routers that are exempt from the dial guard: what the local
+/// network announces would be asked over plain HTTP.
 pub struct WithHttp(pub Arc<dyn ContentRouter>);
 
 impl ContentRouter for WithHttp {

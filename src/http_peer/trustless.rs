@@ -12,7 +12,7 @@ mod metrics;
 mod peer;
 mod request;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -100,8 +100,9 @@ struct Inner {
 struct Table {
     connected: HashMap<PeerId, Arc<Peer>>,
     dialing: HashSet<PeerId>,
-    /// The longest untouched first.
-    known: VecDeque<(PeerId, Known)>,
+    /// With when it was last touched, as a count.
+    known: HashMap<PeerId, (u64, Known)>,
+    touches: u64,
     /// Providers that asked for a pause, until when. Only of those in `known`.
     pauses: HashMap<PeerId, Instant>,
 }
@@ -165,7 +166,7 @@ impl HttpExchange {
     /// Whether the peer is an HTTP provider that this exchange was told of.
     pub fn serves(&self, peer: &PeerId) -> bool {
         let table = self.inner.table();
-        table.connected.contains_key(peer) || table.known.iter().any(|(known, _)| known == peer)
+        table.known.contains_key(peer) || table.connected.contains_key(peer)
     }
 
     /// Providers that are connected.
@@ -319,7 +320,7 @@ impl Inner {
     /// It asked not to be asked for this long.
     fn pause(&self, peer: PeerId, pause: Duration) {
         let mut table = self.table();
-        if table.known.iter().any(|(known, _)| *known == peer) {
+        if table.known.contains_key(&peer) {
             table.pauses.insert(peer, Instant::now() + pause);
         }
     }
@@ -329,8 +330,7 @@ impl Table {
     /// Adds what is new and returns all that is known. Addresses of other providers are passed over: the name must follow
     /// from the address.
     fn remember(&mut self, id: PeerId, addrs: &[Multiaddr], trusted: bool) -> Known {
-        let at = self.known.iter().position(|(known, _)| *known == id);
-        let mut known = at.and_then(|at| self.known.remove(at)).map(|(_, known)| known).unwrap_or_default();
+        let mut known = self.known.remove(&id).map(|(_, known)| known).unwrap_or_default();
         known.trusted |= trusted;
         for addr in addrs {
             let Ok(endpoint) = Endpoint::parse(addr) else { continue };
@@ -340,11 +340,15 @@ impl Table {
             }
         }
         if !known.endpoints.is_empty() {
-            self.known.push_back((id, known.clone()));
-            if self.known.len() > MAX_KNOWN
-                && let Some((oldest, _)) = self.known.pop_front()
-            {
-                self.pauses.remove(&oldest);
+            self.touches += 1;
+            self.known.insert(id, (self.touches, known.clone()));
+            if self.known.len() > MAX_KNOWN {
+                // Linear in MAX_KNOWN, and only when a new provider appears while that many are known.
+                let oldest = self.known.iter().min_by_key(|(_, (touched, _))| *touched).map(|(id, _)| *id);
+                if let Some(oldest) = oldest {
+                    self.known.remove(&oldest);
+                    self.pauses.remove(&oldest);
+                }
             }
         }
         known

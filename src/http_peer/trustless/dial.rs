@@ -24,6 +24,9 @@ const STREAM_WINDOW: u32 = 16 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 /// No byte for this long ends a request (trustless gateway specification, peer-to-peer use).
 const NO_BYTES: Duration = Duration::from_secs(30);
+/// An HTTP/2 connection with requests under way answers a ping this often, within this time.
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
+const ALIVE_WITHIN: Duration = Duration::from_secs(10);
 /// Below the 60 to 75 seconds after which servers close what is idle.
 const POOL_IDLE: Duration = Duration::from_secs(50);
 /// What HTTP/2 is given, beyond the time that HTTP/1.1 took, to show that the server speaks it without TLS.
@@ -89,6 +92,9 @@ async fn client(inner: &Inner, endpoint: &Endpoint, addrs: &[SocketAddr], h2c: b
         .read_timeout(NO_BYTES)
         .pool_idle_timeout(POOL_IDLE)
         .pool_max_idle_per_host(H1_FLIGHTS)
+        // Without it, a connection whose other end has vanished would be given request after request.
+        .http2_keep_alive_interval(ALIVE_EVERY)
+        .http2_keep_alive_timeout(ALIVE_WITHIN)
         .http2_initial_stream_window_size(STREAM_WINDOW)
         .http2_initial_connection_window_size(CONNECTION_WINDOW);
     if let Some(name) = endpoint.name() {
