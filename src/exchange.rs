@@ -156,6 +156,10 @@ pub trait Exchange: Send + Sync + 'static {
     /// Dials a peer, with `addrs` beside those already known. `trusted` addresses (configured, mDNS) may be private.
     fn connect(&self, peer: PeerId, addrs: Vec<Multiaddr>, trusted: bool);
 
+    /// Keeps the connections to these peers, and to no others of earlier calls, open without traffic. An exchange without
+    /// lasting connections has nothing to do.
+    fn keep_warm(&self, _peers: &[PeerId]) {}
+
     /// Peers that are connected and speak this exchange.
     fn connected(&self) -> Vec<(PeerId, Transport)>;
 

@@ -85,6 +85,8 @@ pub struct Config {
     /// Share, 0 to 1, of received bytes that may be received twice for hedging. Default: 0.03. 0 leaves one block a
     /// session.
     pub duplicate_share: f64,
+    /// Peers whose connections are kept open without traffic, those that would deliver soonest. Default: 8; 0 keeps none.
+    pub keep_warm: usize,
     /// Where those figures outlive the process. Default: none; the program sets a file in its data directory.
     #[serde(skip)]
     pub ledger_file: Option<PathBuf>,
@@ -106,6 +108,7 @@ impl Default for Config {
             max_searches: tuning.searches,
             ledger_peers: tuning.ledger_peers,
             duplicate_share: tuning.duplicate_share,
+            keep_warm: tuning.keep_warm,
             ledger_file: None,
         }
     }
@@ -260,6 +263,7 @@ impl Retriever {
             ledger_peers: config.ledger_peers,
             broadcast: config.broadcast,
             duplicate_share: config.duplicate_share.clamp(0.0, 1.0),
+            keep_warm: config.keep_warm,
         };
         let mailbox = exchange.is_some().then(|| Arc::new(Mailbox::default()));
         let core = Arc::new(Core {

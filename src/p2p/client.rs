@@ -180,6 +180,12 @@ impl Exchange for Client {
         }
     }
 
+    fn keep_warm(&self, peers: &[PeerId]) {
+        for peer in self.inner.shared.peers() {
+            peer.warm.store(peers.contains(&peer.id), Ordering::Relaxed);
+        }
+    }
+
     fn connected(&self) -> Vec<(PeerId, Transport)> {
         self.view(|view| {
             let ready =

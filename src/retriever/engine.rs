@@ -223,6 +223,7 @@ impl Engine {
                 }
                 Action::Cancel { peer, cids } => self.exchange.cancel(peer, cids),
                 Action::Connect { peer, addrs, trusted } => self.exchange.connect(peer, addrs, trusted),
+                Action::KeepWarm { peers } => self.exchange.keep_warm(&peers),
                 Action::StartRoute { route, cid } => {
                     let stop = CancellationToken::new();
                     self.route_stops.insert(route, stop.clone());

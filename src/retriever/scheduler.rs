@@ -9,6 +9,7 @@ mod discover;
 mod events;
 mod peer;
 mod session;
+mod warm;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -62,6 +63,8 @@ pub struct Tuning {
     pub broadcast: usize,
     /// How much may be received twice for hedging, as a share of what was received.
     pub duplicate_share: f64,
+    /// Connections that are kept open without traffic; 0 keeps none.
+    pub keep_warm: usize,
 }
 
 impl Default for Tuning {
@@ -75,6 +78,7 @@ impl Default for Tuning {
             ledger_peers: 4_096,
             broadcast: 32,
             duplicate_share: 0.03,
+            keep_warm: 8,
         }
     }
 }
@@ -137,6 +141,10 @@ pub enum Action {
         peer: PeerId,
         addrs: Vec<Multiaddr>,
         trusted: bool,
+    },
+    /// The connections to these peers, and only these, are kept open without traffic.
+    KeepWarm {
+        peers: Vec<PeerId>,
     },
     StartRoute {
         route: RouteId,
@@ -215,6 +223,7 @@ pub struct Scheduler {
     turn: u64,
     /// Bytes of second copies that may be asked for.
     hedge_tokens: f64,
+    warm: warm::WarmPool,
     tally: Tally,
 }
 
@@ -290,6 +299,7 @@ impl Scheduler {
             next_tick: None,
             turn: 0,
             hedge_tokens: assign::FIRST_HEDGES,
+            warm: warm::WarmPool::default(),
             tally: Tally::default(),
         }
     }
@@ -298,7 +308,10 @@ impl Scheduler {
     pub fn on(&mut self, input: Input, now: Time) {
         match input {
             Input::Open { session, root, policy } => self.open(session, root, policy, now),
-            Input::Close { session } => self.close(session),
+            Input::Close { session } => {
+                self.close(session);
+                self.choose_warm(now);
+            }
             Input::Want { session, cid, size, urgent } => self.want(session, cid, size, urgent, now),
             Input::Unwant { session, cid } => self.unwant(session, &cid),
             Input::Demote { session, cid } => self.demote(session, &cid),
