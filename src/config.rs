@@ -53,7 +53,7 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// libp2p addresses to listen on.
     pub listen: Vec<Multiaddr>,
-    /// Peers that are kept connected and asked for blocks.
+    /// Peers that are kept connected and asked for blocks; HTTP providers end in `/http`, `/https` or `/tls/http`.
     pub peer: Vec<Multiaddr>,
     /// Delegated routers (Routing V1 over HTTP), by URL.
     pub router: Vec<String>,

@@ -10,10 +10,15 @@ use super::{Routers, StartError};
 use crate::blockstore::{self, Blocks};
 use crate::config::Settings;
 use crate::db::{self, Database};
+use crate::exchange::Exchange;
+use crate::exchange::address::is_http;
 use crate::gateway::host::{Hosts, HostsError};
+use crate::http_peer::merged::{ConfiguredHttp, Merged, WithHttp};
+use crate::http_peer::trustless::{self, HttpExchange};
+use crate::record::Transport;
 use crate::record::live::Feed;
 use crate::retriever::{self, Retriever};
-use crate::routing::{NameRouter, RouterKind};
+use crate::routing::{ContentRouter, NameRouter, RouterKind};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 use crate::topology::Facts;
@@ -64,6 +69,47 @@ pub fn retriever(settings: &Settings, data_dir: &Path) -> retriever::Config {
         ledger_file: Some(data_dir.join("peers.json")),
         ..Default::default()
     }
+}
+
+/// HTTP providers, whose events go into the node's queue. They end with the node.
+pub fn http_peers(
+    settings: &Settings,
+    node: &p2p::Client,
+    metrics: &Metrics,
+    supervisor: &Supervisor,
+) -> Result<HttpExchange, StartError> {
+    let config = trustless::Config {
+        providers: configured_http(settings),
+        allow_private: settings.allow_private.clone(),
+        dns: p2p::resolver::config(&settings.dns).map_err(StartError::Dns)?,
+        ..Default::default()
+    };
+    Ok(HttpExchange::start(config, Some(node.event_queue()), metrics, supervisor)?)
+}
+
+/// What the retriever asks through: Bitswap and HTTP. `None`: no network.
+pub fn exchange(node: Option<&p2p::Client>, http: Option<&HttpExchange>) -> Option<Arc<dyn Exchange>> {
+    let (node, http) = (node?.clone(), http?.clone());
+    Some(Arc::new(Merged { bitswap: Arc::new(node), http }))
+}
+
+/// The routers as the retriever asks them: their records name HTTP providers too.
+pub fn content_routers(settings: &Settings, routers: &Routers) -> Vec<Arc<dyn ContentRouter>> {
+    let mut all: Vec<Arc<dyn ContentRouter>> = Vec::new();
+    let http = configured_http(settings);
+    if !http.is_empty() && !settings.offline {
+        all.push(Arc::new(ConfiguredHttp(http)));
+    }
+    all.extend(routers.content.iter().map(|router| match router.kind() {
+        RouterKind::Delegated | RouterKind::Dht => Arc::new(WithHttp(router.clone())) as Arc<dyn ContentRouter>,
+        _ => router.clone(),
+    }));
+    all.sort_by_key(|router| router.kind());
+    all
+}
+
+fn configured_http(settings: &Settings) -> Vec<libp2p::Multiaddr> {
+    settings.peer.iter().filter(|addr| is_http(addr)).cloned().collect()
 }
 
 pub fn database(settings: &Settings) -> Option<db::Config> {
@@ -242,7 +288,9 @@ impl Admin<'_> {
     fn dashboard_state(&self) -> dashboard::State {
         let (node, blocks, offline) = (self.node.clone(), self.blocks.clone(), self.settings.offline);
         let delegated = self.settings.router.len();
-        let snapshot = move || snapshot(node.as_ref(), &blocks, delegated, offline);
+        let retriever = self.retriever.clone();
+        let http = move || retriever.connected_over(Transport::Http);
+        let snapshot = move || snapshot(node.as_ref(), &blocks, delegated, offline, http());
         dashboard::State {
             db: self.database.clone(),
             node: Arc::new(snapshot),
@@ -255,7 +303,13 @@ impl Admin<'_> {
     }
 }
 
-fn snapshot(node: Option<&p2p::Client>, blocks: &Blocks, delegated: usize, offline: bool) -> dashboard::NodeSnapshot {
+fn snapshot(
+    node: Option<&p2p::Client>,
+    blocks: &Blocks,
+    delegated: usize,
+    offline: bool,
+    http: usize,
+) -> dashboard::NodeSnapshot {
     let peers = node.map(p2p::Client::peers).unwrap_or_default();
     let mut routers: Vec<String> =
         node.map(p2p::Client::routers).unwrap_or_default().iter().map(|router| router.kind().to_string()).collect();
@@ -263,8 +317,8 @@ fn snapshot(node: Option<&p2p::Client>, blocks: &Blocks, delegated: usize, offli
     dashboard::NodeSnapshot {
         peer_id: node.map(|node| node.peer_id().to_string()),
         addresses: node.map(p2p::Client::listen_addrs).unwrap_or_default().iter().map(ToString::to_string).collect(),
-        peers: peers.len(),
-        exchange_peers: peers.iter().filter(|peer| peer.exchange).count(),
+        peers: peers.len() + http,
+        exchange_peers: peers.iter().filter(|peer| peer.exchange).count() + http,
         routers,
         warnings: node.map(p2p::Client::warnings).unwrap_or_default(),
         offline,
