@@ -53,7 +53,7 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// libp2p addresses to listen on.
     pub listen: Vec<Multiaddr>,
-    /// Peers that are kept connected and asked for blocks.
+    /// Peers that are kept connected and asked for blocks; HTTP providers end in `/http`, `/https` or `/tls/http`.
     pub peer: Vec<Multiaddr>,
     /// Delegated routers (Routing V1 over HTTP), by URL.
     pub router: Vec<String>,
@@ -93,6 +93,9 @@ pub struct Settings {
     pub waiting_page: Duration,
     /// Answer `/routing/v1` on the gateway (Delegated Routing V1): others may ask for providers, peers and names.
     pub routing_v1: bool,
+    /// Do not answer `/http/1.1` streams of libp2p peers (trustless gateway over libp2p): blocks, CARs and IPNS records that are
+    /// here. Nothing is fetched for them, and Bitswap gives them the same blocks.
+    pub no_libp2p_gateway: bool,
     /// Denylists in the compact format (IPIP-383), files or folders of `.deny` files, read again when they change. Those in
     /// /etc/ipfs/denylists and ~/.config/ipfs/denylists are read too.
     pub denylist: Vec<PathBuf>,
@@ -117,6 +120,8 @@ pub struct Limits {
     pub concurrent_requests: usize,
     /// Connections from one IPv4 address or one IPv6 /64; loopback and trusted proxies are exempt.
     pub connections_per_ip: usize,
+    /// Requests of libp2p peers that are answered at once, all peers together; more are refused. Of one connection: 16.
+    pub libp2p_requests: usize,
     /// Time for a request header to arrive, and its largest size.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
@@ -178,6 +183,7 @@ impl Default for Settings {
             subdomain_host: vec!["localhost".to_owned()],
             waiting_page: Duration::from_secs(2),
             routing_v1: false,
+            no_libp2p_gateway: false,
             denylist: Vec::new(),
             cache_memory: ByteSize::mib(128),
             cache_disk: ByteSize::gib(10),
@@ -193,6 +199,7 @@ impl Default for Limits {
             request_timeout: Duration::from_secs(3600),
             concurrent_requests: 4096,
             connections_per_ip: 256,
+            libp2p_requests: 256,
             header_timeout: Duration::from_secs(15),
             header_size: ByteSize(32 * 1024),
             first_byte_timeout: Duration::from_secs(15),

@@ -3,6 +3,8 @@
 //! An exchange is a mechanism: it sends exactly the wants it is given to exactly the peer it is told, and reports
 //! what comes back. Whom to ask for what, and when to give up, is decided above (`retriever`).
 
+pub mod address;
+
 use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId};
@@ -129,7 +131,7 @@ pub enum ConnectError {
     Timeout(Duration),
     #[error("connection limit reached")]
     LimitReached,
-    #[error("the peer does not speak bitswap")]
+    #[error("the peer speaks neither bitswap nor the trustless gateway protocol")]
     Unsupported,
     #[error("dial failed: {0}")]
     Dial(String),

@@ -24,6 +24,7 @@ pub mod redirects;
 mod respond;
 mod routing_v1;
 mod size;
+mod trustless;
 mod waiting;
 
 use std::sync::Arc;
@@ -36,7 +37,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::denylist::Denylists;
-use crate::names::Resolver;
+use crate::names::{Reach, Resolver};
 use crate::record::RecordSink;
 use crate::retriever::Retriever;
 use crate::telemetry::Metrics;
@@ -44,6 +45,7 @@ use metrics::Counts;
 use waiting::Waits;
 
 pub use routing_v1::{OwnAddresses, Routing};
+pub use trustless::trustless;
 
 /// Limits of the gateway.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -124,6 +126,7 @@ pub fn router(state: State, metrics: &Metrics) -> Router {
         permits: Arc::new(Semaphore::new(state.config.concurrent_requests as usize)),
         waits: Waits::new(state.config.waiting_page, counts.clone(), state.retriever.supervisor().clone()),
         counts: counts.clone(),
+        reach: Reach::Network,
         state,
     });
     let routing = gateway.state.routing.is_some().then(routing_v1::router).unwrap_or_default();
@@ -150,5 +153,7 @@ struct Gateway {
     state: State,
     permits: Arc<Semaphore>,
     counts: Counts,
+    /// Whether the network is asked for what is not here.
+    reach: Reach,
     waits: Arc<Waits>,
 }

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use libp2p::PeerId;
+use libp2p::{Multiaddr, PeerId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::broadcast;
@@ -189,6 +189,9 @@ pub struct PeerSnapshot {
     pub peer: PeerId,
     /// `None` when it is not connected.
     pub transport: Option<Transport>,
+    /// Of the connection, as the exchange named it.
+    pub address: Option<Multiaddr>,
+    pub connected_for: Option<Duration>,
     /// The smallest round trip measured.
     pub rtt: Option<Duration>,
     /// Delivery rate of this connection, windowed maximum, bytes a second.
@@ -329,6 +332,11 @@ impl Retriever {
     pub fn peers(&self) -> Vec<PeerSnapshot> {
         let now = Instant::now().saturating_duration_since(self.core.epoch);
         self.core.scheduler().snapshot(now)
+    }
+
+    /// Peers that are connected over this transport now.
+    pub fn connected_over(&self, transport: Transport) -> usize {
+        self.core.scheduler().connected_over(transport)
     }
 
     /// Exact counts since the start.

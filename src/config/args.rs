@@ -88,6 +88,9 @@ pub struct Overrides {
     /// Answer /routing/v1 on the gateway: others may ask for providers, peers and names
     #[arg(long, env = "TIDEGATE_ROUTING_V1")]
     pub routing_v1: bool,
+    /// Do not serve the trustless gateway to libp2p peers (/http/1.1)
+    #[arg(long, env = "TIDEGATE_NO_LIBP2P_GATEWAY")]
+    pub no_libp2p_gateway: bool,
     /// Denylist in the compact format, a file or a folder of .deny files; may be repeated
     #[arg(long, env = "TIDEGATE_DENYLIST", value_name = "FILE", value_delimiter = ',')]
     pub denylist: Vec<PathBuf>,
@@ -143,6 +146,7 @@ impl Overrides {
         list(&self.subdomain_host, &mut settings.subdomain_host);
         one(&self.waiting_page, &mut settings.waiting_page);
         settings.routing_v1 |= self.routing_v1;
+        settings.no_libp2p_gateway |= self.no_libp2p_gateway;
         list(&self.denylist, &mut settings.denylist);
         one(&self.cache_memory, &mut settings.cache_memory);
         one(&self.cache_disk, &mut settings.cache_disk);

@@ -54,6 +54,17 @@ pub enum GatewayError {
     /// `Cache-Control: only-if-cached`, and it is not.
     #[error("{cid} is not held here, and the request says only-if-cached")]
     NotCached { cid: Cid },
+    /// Peers are given nothing that they cannot verify.
+    #[error(
+        "peers are served what they can verify: /ipfs/CID as format=raw, any path as format=car, /ipns/KEY as format=ipns-record"
+    )]
+    NotVerifiable,
+    /// The same, and the request names no form at all (trustless-gateway specification, "Accept").
+    #[error("the request names no format: ask with Accept, or with format=raw, format=car or format=ipns-record")]
+    NoFormat,
+    /// Peers are given what is here.
+    #[error("no record of {name} is held here")]
+    NoRecord { name: String },
     #[error("no byte of the range lies within the {size} bytes of the content")]
     Range { size: u64 },
     #[error(
@@ -175,6 +186,11 @@ impl GatewayError {
             Self::Busy => Fault::new(StatusCode::TOO_MANY_REQUESTS, "busy").retry(RETRY_BUSY),
             Self::NotCached { cid } => {
                 Fault::new(StatusCode::PRECONDITION_FAILED, "not_cached").of(cid).ended(Outcome::NotFound)
+            }
+            Self::NotVerifiable => Fault::new(StatusCode::NOT_ACCEPTABLE, "not_verifiable"),
+            Self::NoFormat => Fault::new(StatusCode::BAD_REQUEST, "no_format"),
+            Self::NoRecord { .. } => {
+                Fault::new(StatusCode::NOT_FOUND, "not_local").ended(Outcome::NotFound).at(Phase::Resolve)
             }
             Self::Range { .. } => Fault::new(StatusCode::RANGE_NOT_SATISFIABLE, "bad_range"),
             Self::RangeTooLarge { .. } => Fault::new(StatusCode::NOT_IMPLEMENTED, "range_too_large"),

@@ -24,6 +24,7 @@ use crate::dag::archive::ArchiveKind;
 use crate::ipld::path::{ContentPath, PathError};
 use crate::ipld::unixfs::UnixFsError;
 use crate::ipld::{Cid, codec};
+use crate::names::Reach;
 use crate::record::{Policy, SessionReport};
 use crate::retriever::{FetchError, Session, SessionOptions};
 
@@ -248,7 +249,8 @@ impl Ask {
 }
 
 async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphorePermit) -> Reply {
-    let options = SessionOptions { policy: ask.policy, local_only: ask.only_if_cached };
+    let local_only = ask.only_if_cached || gateway.reach == Reach::Local;
+    let options = SessionOptions { policy: ask.policy, local_only };
     let session = gateway.state.retriever.session(ask.root, options);
     let start = Start { cid: ask.root, path: ask.path.to_string(), started: ask.info.started, permit };
     let guard = Guard::new(start, session.clone(), gateway.state.sink.clone(), gateway.counts.clone());
@@ -274,7 +276,9 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
         Ok(reply) => reply,
         Err(error) => visit.fail(error),
     };
-    reply.headers_mut().insert(headers::RETRIEVAL, headers::value(&id.to_string()));
+    if gateway.reach == Reach::Network {
+        reply.headers_mut().insert(headers::RETRIEVAL, headers::value(&id.to_string()));
+    }
     reply
 }
 
@@ -442,7 +446,8 @@ impl Visit<'_> {
             headers: &self.ask.headers,
             request: &self.ask.info.id,
             started: self.ask.info.started,
-            retrieval: report,
+            // What peers are given has no record that the id would lead to.
+            retrieval: report.filter(|_| self.gateway.reach == Reach::Network),
             plain: self.ask.place.is_isolated(),
         };
         tracing::debug!(%error, status = fault.status.as_u16(), "failed");

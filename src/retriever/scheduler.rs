@@ -364,6 +364,11 @@ impl Scheduler {
         (self.wants.len(), self.sessions.len(), self.dials.len())
     }
 
+    /// Peers that are connected over this.
+    pub fn connected_over(&self, transport: Transport) -> usize {
+        self.peers.values().filter(|peer| peer.transport == transport).count()
+    }
+
     /// Connected peers first, then those that are remembered.
     pub fn snapshot(&self, now: Time) -> Vec<PeerSnapshot> {
         let ids: BTreeSet<PeerId> =
@@ -378,6 +383,8 @@ impl Scheduler {
         PeerSnapshot {
             peer: id,
             transport: live.map(|peer| peer.transport),
+            address: live.map(|peer| peer.address.clone()),
+            connected_for: live.map(|peer| now.saturating_sub(peer.since)),
             rtt: standing.and_then(|s| s.min_rtt),
             rate: live.and_then(|peer| peer.rate.rate()),
             max_rate: standing.and_then(|s| s.max_rate(now)),

@@ -9,6 +9,7 @@ mod formats;
 mod limits;
 mod listings;
 mod origins;
+mod over_libp2p;
 mod proxy;
 mod streams;
 mod transport;

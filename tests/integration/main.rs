@@ -9,6 +9,7 @@ mod db;
 mod discovery;
 mod explain;
 mod gateway;
+mod http_peer;
 mod names;
 mod network_pages;
 mod p2p;
