@@ -3,6 +3,8 @@
 //! An exchange is a mechanism: it sends exactly the wants it is given to exactly the peer it is told, and reports
 //! what comes back. Whom to ask for what, and when to give up, is decided above (`retriever`).
 
+pub mod address;
+
 use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId};
@@ -121,13 +123,15 @@ impl Arrival {
 pub enum ConnectError {
     #[error("no address is known for the peer")]
     NoAddress,
+    #[error("it is this node itself")]
+    Itself,
     #[error("the address is private and not allowed by --allow-private")]
     PrivateAddress,
     #[error("no connection within {0:?}")]
     Timeout(Duration),
     #[error("connection limit reached")]
     LimitReached,
-    #[error("the peer does not speak bitswap")]
+    #[error("the peer speaks neither bitswap nor the trustless gateway protocol")]
     Unsupported,
     #[error("dial failed: {0}")]
     Dial(String),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use ipnet::IpNet;
@@ -81,6 +82,9 @@ pub struct Overrides {
     /// Host that serves each root on an origin of its own, CID.ipfs.HOST; may be repeated [default: localhost]
     #[arg(long, env = "TIDEGATE_SUBDOMAIN_HOST", value_name = "HOST", value_delimiter = ',')]
     pub subdomain_host: Vec<String>,
+    /// How long a browser waits for content before it gets a page that shows what happens; 0s: it never does [default: 2s]
+    #[arg(long, env = "TIDEGATE_WAITING_PAGE", value_name = "DUR", value_parser = humantime::parse_duration)]
+    pub waiting_page: Option<Duration>,
     /// Answer /routing/v1 on the gateway: others may ask for providers, peers and names
     #[arg(long, env = "TIDEGATE_ROUTING_V1")]
     pub routing_v1: bool,
@@ -140,6 +144,7 @@ impl Overrides {
         maybe(&self.admin_token_file, &mut settings.admin_token_file);
         list(&self.admin_host, &mut settings.admin_host);
         list(&self.subdomain_host, &mut settings.subdomain_host);
+        one(&self.waiting_page, &mut settings.waiting_page);
         settings.routing_v1 |= self.routing_v1;
         settings.no_libp2p_gateway |= self.no_libp2p_gateway;
         list(&self.denylist, &mut settings.denylist);

@@ -17,6 +17,8 @@ pub(super) struct Counts {
     pub(super) bytes: Counter,
     pub(super) ttfb: Histogram,
     pub(super) in_flight: Gauge,
+    pub(super) waiting_pages: Counter,
+    pub(super) waits_abandoned: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,6 +39,10 @@ pub(super) enum Limits {
     ConcurrentRequests,
     FirstByte,
     RequestTime,
+    WaitingPages,
+    RangeFileSize,
+    DeserializedSize,
+    DagSize,
 }
 
 impl Counts {
@@ -68,6 +74,16 @@ impl Counts {
                 &name("ttfb_seconds"),
                 &format!("From requests{whose} to the first byte of content handed to them"),
                 Histogram::new(exponential_buckets(0.000_25, 2.0, 20)),
+            ),
+            waiting_pages: metrics.register(
+                "gateway_waiting_pages",
+                "Requests of browsers that got a page while their content was fetched behind it",
+                Counter::default(),
+            ),
+            waits_abandoned: metrics.register(
+                "gateway_waits_abandoned",
+                "Requests behind a waiting page that were ended because nobody asked any more",
+                Counter::default(),
             ),
             in_flight: metrics.register(
                 &name("requests_in_flight"),

@@ -5,6 +5,7 @@
 //! peers are given is counted (`gateway_libp2p_…`) and is no retrieval of ours, so there is no record of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
@@ -20,6 +21,7 @@ use super::format::ResponseFormat;
 use super::metrics::Counts;
 use super::middleware::RequestInfo;
 use super::origin::Place;
+use super::waiting::Waits;
 use super::{Gateway, State, handler, middleware};
 use crate::names::Reach;
 use crate::record::NoRecords;
@@ -36,6 +38,8 @@ pub fn trustless(state: State, metrics: &Metrics) -> Router {
     let state = State { sink: Arc::new(NoRecords), is_admin_token: Arc::new(|_| false), routing: None, ..state };
     let gateway = Arc::new(Gateway {
         permits: Arc::new(Semaphore::new(state.config.concurrent_requests as usize)),
+        // Peers are programs.
+        waits: Waits::new(Duration::ZERO, counts.clone(), state.retriever.supervisor().clone()),
         counts: counts.clone(),
         reach: Reach::Local,
         state,

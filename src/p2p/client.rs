@@ -131,6 +131,11 @@ impl Client {
         self.inner.warnings.clone()
     }
 
+    /// The queue of [`Exchange::events`], for another exchange whose events the same consumer reads.
+    pub fn event_queue(&self) -> mpsc::Sender<ExchangeEvent> {
+        self.inner.shared.sender().clone()
+    }
+
     /// Closes every connection to the peer. A configured peer is dialled again.
     pub fn disconnect(&self, peer: PeerId) {
         self.send(Command::Disconnect { peer });

@@ -276,8 +276,7 @@ impl EventLoop {
             None => {}
         }
         if self.offline || peer == *self.swarm.local_peer_id() {
-            return self
-                .connect_failed(peer, if self.offline { ConnectError::Offline } else { ConnectError::NoAddress });
+            return self.connect_failed(peer, if self.offline { ConnectError::Offline } else { ConnectError::Itself });
         }
         if let Err(error) = self.learn(peer, addrs, trusted) {
             return self.connect_failed(peer, error);
@@ -632,12 +631,28 @@ fn connect_error(error: &DialError, timeout: Duration) -> ConnectError {
             } else if all(std::io::ErrorKind::TimedOut) {
                 ConnectError::Timeout(timeout)
             } else {
-                let texts: Vec<String> = failed.iter().map(|(addr, error)| format!("{addr}: {error}")).collect();
+                let text = |(addr, error): &(Multiaddr, _)| format!("{}: {}", without_peer(addr.clone()), cause(error));
+                let texts: Vec<String> = failed.iter().map(text).collect();
                 ConnectError::Dial(texts.join("; "))
             }
         }
         other => ConnectError::Dial(other.to_string()),
     }
+}
+
+/// The innermost reason that says something: transports wrap errors in one another, some of them without words.
+fn cause(error: &TransportError<std::io::Error>) -> String {
+    let TransportError::Other(error) = error else { return error.to_string() };
+    let mut text = error.to_string();
+    let mut source: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
+    while let Some(error) = source {
+        let deeper = error.to_string();
+        if !deeper.is_empty() {
+            text = deeper;
+        }
+        source = error.source();
+    }
+    text
 }
 
 /// The kind of the innermost I/O error: transports wrap them in one another.

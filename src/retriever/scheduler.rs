@@ -364,6 +364,11 @@ impl Scheduler {
         (self.wants.len(), self.sessions.len(), self.dials.len())
     }
 
+    /// Peers that are connected over this.
+    pub fn connected_over(&self, transport: Transport) -> usize {
+        self.peers.values().filter(|peer| peer.transport == transport).count()
+    }
+
     /// Connected peers first, then those that are remembered.
     pub fn snapshot(&self, now: Time) -> Vec<PeerSnapshot> {
         let ids: BTreeSet<PeerId> =
@@ -373,11 +378,13 @@ impl Scheduler {
         all
     }
 
-    fn snapshot_of(&self, id: PeerId, now: Time) -> PeerSnapshot {
+    pub(super) fn snapshot_of(&self, id: PeerId, now: Time) -> PeerSnapshot {
         let (live, standing) = (self.peers.get(&id), self.ledger.get(&id));
         PeerSnapshot {
             peer: id,
             transport: live.map(|peer| peer.transport),
+            address: live.map(|peer| peer.address.clone()),
+            connected_for: live.map(|peer| now.saturating_sub(peer.since)),
             rtt: standing.and_then(|s| s.min_rtt),
             rate: live.and_then(|peer| peer.rate.rate()),
             max_rate: standing.and_then(|s| s.max_rate(now)),
@@ -389,6 +396,17 @@ impl Scheduler {
             failures: standing.map_or(0, |s| s.failures),
             strikes: standing.map_or(0.0, |s| s.strikes(now)),
         }
+    }
+
+    /// Whether any session wants it.
+    pub(super) fn is_wanted(&self, cid: &Cid) -> bool {
+        self.index.contains_key(cid.hash())
+    }
+
+    /// Whether a question or a want of ours for this block is outstanding at the peer, or about to leave.
+    pub(super) fn has_asked(&self, peer: &PeerId, cid: &Cid) -> bool {
+        let want = self.index.get(cid.hash()).and_then(|want| self.wants.get(want));
+        want.is_some_and(|want| want.asked.contains(peer))
     }
 
     fn id(&mut self) -> u64 {
