@@ -7,6 +7,7 @@ mod errors;
 mod files;
 mod formats;
 mod listings;
+mod musts;
 mod origins;
 mod proxy;
 mod streams;
