@@ -97,12 +97,12 @@ def attack(mode, url, seconds=SECONDS):
 
 
 def result(process):
-    """How many of its connections it still had when it ended, how many were closed, from what it prints."""
+    """How it says that it ended, and how many of its connections it still had then."""
     out, _ = process.communicate(timeout=SECONDS * 4 + 60)
     text = re.sub(r"\x1b\[[0-9;]*m", "", out)
-    found = {key: int(n) for key, n in re.findall(r"(initializing|pending|connected|error|closed):\s+(\d+)", text)[-5:]}
-    assert found.get("closed") is not None, text[-2000:]
-    return found
+    ended = re.findall(r"Exit status:\s+(.+)", text)
+    assert ended, f"slowhttptest did not run: {text[-2000:]}"
+    return ended[-1].strip()
 
 
 def closed(server, listener):
@@ -140,7 +140,7 @@ def one(server, mode, cid, large):
             f"p99 {quantile(times, 0.99) * 1e3:.1f} ms, longest {max(times) * 1e3:.1f} ms, {late} over 100 ms; "
             f"ended by the server: {ended}; slowhttptest: {results}; resident at most {memory:.0f} MB")
     assert not errors, f"{len(errors)} other requests failed: {errors[:5]}; {said}"
-    assert len(times) > SECONDS * 40, f"the probes hardly ran: {said}"
+    assert len(times) > 200, f"the probes hardly ran: {said}"
     # One in a hundred may wait for the machine; none for the attackers' deadline.
     assert quantile(times, 0.99) < LIMIT_S and max(times) < 1.0, said
     if mode == "header":
