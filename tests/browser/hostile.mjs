@@ -3,7 +3,8 @@
 //
 //   PLAN=plan.json BROWSER=chromium|firefox node hostile.mjs
 //
-// The plan: {pages: [{name, url, status, texts: selector, want: [text, ...], links: selector, allowed: [origin, ...]}]}.
+// The plan: {pages: [{name, url, status, texts: selector, want: [text, ...], exact: bool, links: selector, allowed: [origin, ...],
+// control: bool}]}. The control is a page on which everything is wrong: it must be noticed, or the rest proves nothing.
 import { readFile } from "node:fs/promises";
 import { launch } from "./browsers.mjs";
 
@@ -11,7 +12,6 @@ const plan = JSON.parse(await readFile(process.env.PLAN, "utf8"));
 const kind = process.env.BROWSER ?? "chromium";
 let checks = 0;
 let failed = 0;
-const check = (ok, what) => { checks += 1; if (!ok) { failed += 1; console.error(`FAIL ${kind}: ${what}`); } };
 // Elements that no page of ours has; whatever has one of these was made by a name.
 const FOREIGN = "iframe, object, embed, base, img, style ~ style, meta[http-equiv], [srcdoc], [autofocus], h1 h1, td h1, td > table";
 
@@ -25,6 +25,15 @@ console.log(`${kind}: ${plan.pages.length} pages with hostile names, ${checks} c
 process.exit(failed ? 1 : 0);
 
 async function look(asked) {
+  const noticed = [];
+  const check = (ok, what) => {
+    checks += 1;
+    if (ok) return;
+    noticed.push(what);
+    if (asked.control) return;
+    failed += 1;
+    console.error(`FAIL ${kind}: ${what}`);
+  };
   const page = await started.page();
   const where = asked.name;
   const dialogs = [];
@@ -72,6 +81,12 @@ async function look(asked) {
   for (const link of seen.links) check(link.protocol === "http:" && asked.allowed.includes(link.origin), `${where}: a link leads to ${link.href}`);
   if (asked.links) check(seen.links.length > 0, `${where}: has no links`);
   await page.close();
+  if (!asked.control) return;
+  for (const what of ["dialogs", "elements of a name", "attributes of a name", "inline scripts", "a name asked for", "leads to", "steers", "policy", "does not show"]) {
+    if (noticed.some((text) => text.includes(what))) continue;
+    failed += 1;
+    console.error(`FAIL ${kind}: the control's ${what} were not noticed: ${noticed}`);
+  }
 }
 
 function difference(found, wanted) {

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import dag  # noqa: E402
 from browser import KINDS, node  # noqa: E402
 from names_of_harm import INVISIBLE, NOT_TEXT, TAME, WILD, shown  # noqa: E402
-from tidegate import BIN, QUIET, Server, request  # noqa: E402
+from tidegate import BIN, QUIET, Server, add, request  # noqa: E402
 
 HTML = {"Accept": "text/html"}
 HARM = re.compile("[" + "".join(re.escape(c) for c in INVISIBLE if c != "\n") + "]")
@@ -170,9 +170,25 @@ def unpack(world, kind, path, with_what):
     return place
 
 
+def controls(world):
+    """Archives that do lead outside are noticed: these programs trust a name, and the check sees what they write."""
+    tar, zip_ = world.root / "control.tar", world.root / "control.zip"
+    with tarfile.open(tar, "w") as archive:
+        archive.addfile(tarfile.TarInfo("../evil"), io.BytesIO(b""))
+    with zipfile.ZipFile(zip_, "w") as archive:
+        archive.writestr("../evil", b"")
+    for kind, path, tool in (("tar", tar, "tar"), ("tar", tar, "tarfile"), ("zip", zip_, "unzip")):
+        try:
+            unpack(world, kind, path, tool)
+        except AssertionError:
+            continue
+        raise AssertionError(f"what {tool} wrote outside was not noticed")
+
+
 def archives(world):
     """TAR and ZIP: tame names come out of tar, unzip and Python as they are; a wild one or a link outward is refused or cuts the
     answer, and what came until then writes nothing outside."""
+    controls(world)
     for kind in ("tar", "zip"):
         status, _, body = world.get(f"/ipfs/{world.tame}?format={kind}")
         assert status == 200, (kind, status, body[:300])
@@ -213,7 +229,7 @@ def archives(world):
 
 # Names that lead elsewhere and still within the archive are put where they lead (spec: TAR, relative inside is well).
 WITHIN_AT_ROOT = {"a/b", "</script><script>alert(1)</script>", "</a></td></table><img src=x onerror=alert(1)>"}
-WITHIN = {"../up", *WITHIN_AT_ROOT}
+WITHIN = {"../up", "a/../../up", *WITHIN_AT_ROOT}
 
 
 def members(path):
@@ -308,12 +324,18 @@ def recorded(world, wanted):
     raise AssertionError(f"the retrievals of {found} of {wanted} names are recorded: {sorted(paths)[:20]}")
 
 
+CONTROL = """<!doctype html><title>a control</title><h1>a</h1><img src=x onerror=alert(1)><a href="javascript:alert(1)">b</a>
+<p onmouseover="1" data-hx-get="evil">\u202e</p><script>fetch("evil")</script>"""
+
+
 def browsers(world):
     """The listing, a page whose path is a name, error pages and the dashboard, in Chromium and in Firefox."""
     gateway, admin = world.url, f"http://{world.server.admin}"
     names = TAME + WILD
     pages = [{"name": "listing", "url": f"{gateway}/ipfs/{world.all}/", "status": 200, "texts": "td:first-child > a", "exact": True,
-              "want": [shown(name) for name in names], "links": "td a", "allowed": [gateway]}]
+              "want": [shown(name) for name in names], "links": "td a", "allowed": [gateway]},
+             {"name": "control", "url": f"{gateway}/ipfs/{add(world.server, CONTROL.encode())}", "status": 200, "texts": "h1",
+              "want": ["not there"], "links": "a", "allowed": [gateway], "control": True}]
     for name in TAME:
         segment = quote(name)
         pages.append({"name": f"folder {name!r}", "url": f"{gateway}/ipfs/{world.inner}/{segment}/", "status": 200, "texts": "h1",
