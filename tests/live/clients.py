@@ -75,6 +75,8 @@ class World:
         (self.folder / "data.bin").write_bytes(os.urandom(700_000))
         self.server = Server(self.root / "data", "--database", "none")
         self.url = f"http://{self.server.gateway}"
+
+    def fill(self):
         self.big_cid, self.file_cid, self.folder_cid = (self.add(path) for path in (self.big, self.file, self.folder))
         self.big.unlink()
 
@@ -296,6 +298,7 @@ def main():
     with tempfile.TemporaryDirectory() as root:
         world = World(root)
         with world.server:
+            world.fill()
             for client in CLIENTS:
                 if wanted and client.__name__ not in wanted:
                     continue

@@ -60,7 +60,9 @@ class World:
         car.write_bytes(dag.car([self.all], [*blocks, self.inner, *self.not_text]))
         self.server = Server(self.root / "data", "--offline", env={"RUST_LOG": "info,tidegate=debug"})
         self.url = f"http://{self.server.gateway}"
-        done = self.tool("car", "import", str(car))
+
+    def fill(self):
+        done = self.tool("car", "import", str(self.root / "names.car"))
         assert done.returncode == 0, done.stderr
 
     def tool(self, *args, cwd=None):
@@ -386,6 +388,7 @@ def main():
     with tempfile.TemporaryDirectory() as root:
         world = World(root)
         with world.server as server:
+            world.fill()
             for check in CHECKS:
                 if wanted and check.__name__ not in wanted:
                     continue
