@@ -26,6 +26,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("topology", 40),
     ("webgpu", 40),
     ("checkpoint", 45),
+    ("explain", 45),
     ("report", 45),
     ("gateway", 50),
     ("api", 50),

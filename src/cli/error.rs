@@ -116,6 +116,7 @@ impl From<crate::app::StartError> for CliError {
             | StartError::Denylist(_)
             | StartError::Token { .. }
             | StartError::Tls(_)
+            | StartError::HttpPeer(_)
             | StartError::Router(_) => Self::usage(text),
             StartError::Node(_) => Self::failed(text),
         }

@@ -10,7 +10,6 @@ use std::time::Duration;
 use axum::body::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::{Config, Reason};
@@ -263,15 +262,17 @@ where
     }
 }
 
-/// The socket, with a clock.
-pub(super) struct Watched {
-    stream: TcpStream,
+/// The socket or stream, with a clock.
+pub(super) struct Watched<S> {
+    stream: S,
     clock: Arc<Clock>,
+    reset: fn(&S),
 }
 
-impl Watched {
-    pub(super) fn new(stream: TcpStream, clock: Arc<Clock>) -> Self {
-        Self { stream, clock }
+impl<S> Watched<S> {
+    /// `reset` makes the end of `stream` a reset instead of an orderly one, where dropping it does not do that.
+    pub(super) fn new(stream: S, clock: Arc<Clock>, reset: fn(&S)) -> Self {
+        Self { stream, clock, reset }
     }
 
     fn note(&self, polled: &Poll<io::Result<usize>>) {
@@ -283,16 +284,15 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl<S> Drop for Watched<S> {
     fn drop(&mut self) {
         if self.clock.abort.load(Relaxed) {
-            // A reset instead of an orderly end, and nothing lingers in the kernel.
-            let _ = self.stream.set_zero_linger();
+            (self.reset)(&self.stream);
         }
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -303,7 +303,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.note(&polled);

@@ -26,9 +26,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import dag  # noqa: E402
 from browser import KINDS, node  # noqa: E402
 from names_of_harm import INVISIBLE, NOT_TEXT, TAME, WILD, shown  # noqa: E402
+from pages import SlowRouter  # noqa: E402
 from tidegate import BIN, QUIET, Server, add, request  # noqa: E402
 
 HTML = {"Accept": "text/html"}
+NOWHERE = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi"
 HARM = re.compile("[" + "".join(re.escape(c) for c in INVISIBLE if c != "\n") + "]")
 
 
@@ -331,7 +333,7 @@ CONTROL = """<!doctype html><title>a control</title><h1>a</h1><img src=x onerror
 
 
 def browsers(world):
-    """The listing, a page whose path is a name, error pages and the dashboard, in Chromium and in Firefox."""
+    """The listing, a page whose path is a name, error pages, the page of those who wait and the dashboard, in Chromium and in Firefox."""
     gateway, admin = world.url, f"http://{world.server.admin}"
     names = TAME + WILD
     pages = [{"name": "listing", "url": f"{gateway}/ipfs/{world.all}/", "status": 200, "texts": "td:first-child > a", "exact": True,
@@ -356,7 +358,15 @@ def browsers(world):
     for item in items[:: max(1, len(items) // 24)]:
         pages.append({"name": f"retrieval of {item['path'][-40:]!r}", "url": f"{admin}/retrievals/{item['id']}", "status": 200, "texts": "main",
                       "want": [], "links": "main a[href]", "allowed": [admin, gateway]})
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+    some = TAME[::4]
+    pages += [{"name": f"explain {name!r}", "url": f"{admin}/explain/{quote(name)}", "status": 400, "texts": "main", "want": ["is not a CID"],
+               "links": "main a[href]", "allowed": [admin, gateway]} for name in some]
+    (world.root / "patient.toml").write_text('[limits]\nretrieval-timeout = "30m"\n')
+    arguments = ["--router", SlowRouter().url, "--config", str(world.root / "patient.toml")]
+    with Server(world.root / "waiting", *arguments) as waiting, tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        at = f"http://{waiting.gateway}"
+        pages += [{"name": f"waiting {name!r}", "url": f"{at}/ipfs/{NOWHERE}/{quote(name)}", "status": 202, "texts": "main", "want": [shown(name)],
+                   "allowed": [at]} for name in some]
         json.dump({"pages": pages}, file)
         file.flush()
         said = []

@@ -18,9 +18,9 @@ use tidegate::telemetry::Metrics;
 use super::world::{Answer, Store, TOKEN, World};
 
 /// The store as a server has it: with the lists between.
-struct Listed {
-    store: Arc<Store>,
-    lists: Denylists,
+pub struct Listed {
+    pub store: Arc<Store>,
+    pub lists: Denylists,
 }
 
 #[async_trait]
@@ -40,7 +40,7 @@ impl LocalBlocks for Listed {
     }
 }
 
-fn rules(lines: &str) -> Rules {
+pub fn rules(lines: &str) -> Rules {
     let dir = tempfile::tempdir().unwrap();
     let path: PathBuf = dir.path().join("a.deny");
     std::fs::write(&path, lines).unwrap();
