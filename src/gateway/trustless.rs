@@ -22,7 +22,7 @@ use super::metrics::Counts;
 use super::middleware::RequestInfo;
 use super::origin::Place;
 use super::waiting::Waits;
-use super::{Gateway, State, handler, middleware};
+use super::{Gateway, State, handler, middleware, waiting};
 use crate::names::Reach;
 use crate::record::NoRecords;
 use crate::telemetry::Metrics;
@@ -45,8 +45,8 @@ pub fn trustless(state: State, metrics: &Metrics) -> Router {
         state,
     });
     Router::new()
-        .route("/ipfs/{*path}", any(handler::content))
-        .route("/ipns/{*path}", any(handler::content))
+        .route("/ipfs/{*path}", any(waiting::content))
+        .route("/ipns/{*path}", any(waiting::content))
         .route(WELL_KNOWN, get(async || ([(CONTENT_TYPE, "application/json")], PROTOCOLS)))
         .fallback(handler::nothing)
         .with_state(gateway)

@@ -1,8 +1,8 @@
 //! Who has a block, without fetching it: routers are asked, peers dialled and asked "have you got it?" over the exchange.
 //!
 //! A probe stands beside the scheduler: it sends its own questions and listens in on what the exchange reports. It never
-//! asks for a block (a peer may answer a question for a small one with the block itself: it is dropped), and takes back
-//! what is unanswered when it ends, however it ends.
+//! asks for a block (a peer may answer with the block itself, Kubo with small ones, HTTP providers without HEAD with any: it is
+//! dropped), and takes back what is unanswered when it ends, however it ends.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
