@@ -10,6 +10,7 @@ mod limits;
 mod streams;
 mod target;
 mod tls;
+mod unsent;
 
 use std::future::Future;
 use std::io;
@@ -280,6 +281,7 @@ async fn accept(
             }
         };
         let _ = stream.set_nodelay(true);
+        let _ = unsent::bound(&stream);
         let counted = server.options.stats.opened(name);
         let server = server.clone();
         supervisor.spawn_short(open.track_future(async move {

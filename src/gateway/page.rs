@@ -116,33 +116,7 @@ pub(super) fn home() -> Result<Response<Body>, askama::Error> {
     Ok(response)
 }
 
-/// A name as it can be shown: what has no look of its own, or changes the look of what follows, is written as an escape.
-pub(super) fn visible(name: &str) -> String {
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-                | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-    };
-    let mut shown = String::with_capacity(name.len());
-    for c in name.chars() {
-        if hidden(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
-    }
-    shown
-}
-
 fn sha256(text: &str) -> Vec<u8> {
     // sha2-256 takes any number of bytes: there is no error to have.
     HashCode::Sha2_256.digest(text.as_bytes()).map(|hash| hash.digest().to_vec()).unwrap_or_else(|_| vec![0; 32])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_deceive_are_written_out() {
-        assert_eq!(visible("a\u{202e}txt.exe"), "a\\u{202e}txt.exe");
-        assert_eq!(visible("a\r\nb\0"), "a\\u{d}\\u{a}b\\u{0}");
-        assert_eq!(visible("file-źł.txt"), "file-źł.txt");
-    }
 }

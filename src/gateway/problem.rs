@@ -12,6 +12,7 @@ use super::error::{Fault, GatewayError};
 use super::headers;
 use super::page::{self, ErrorPage};
 use crate::record::{Phase, RetrievalId, SessionReport};
+use crate::units::visible;
 
 /// What is known of the request besides the error.
 pub(super) struct Context<'a> {
@@ -135,7 +136,7 @@ fn html(fault: &Fault, problem: &Problem<'_>) -> Option<String> {
     let mut fact = |name, value: Option<String>| facts.extend(value.map(|value| (name, value)));
     fact("Step", problem.phase.map(|phase| phase.to_string()));
     fact("CID", problem.cid.clone());
-    fact("Path segment", problem.segment.map(page::visible));
+    fact("Path segment", problem.segment.map(visible));
     fact("Providers found", problem.providers_found.map(|n| n.to_string()));
     fact("Providers tried", problem.providers_tried.map(|n| n.to_string()));
     fact("Time", Some(format!("{} ms", problem.elapsed_ms)));

@@ -206,7 +206,7 @@ pub(super) fn status(waits: &Waits, path: &str) -> Option<Reply> {
 fn waiting_page(wait: &Wait, address: &str) -> Reply {
     let (status, progress) = (format!("{}{}", page::WAITING_STATUS, wait.id), wait.progress());
     let retrieval = wait.retrieval.get().map(|(id, _)| id.to_string());
-    let address = page::visible(&percent_encoding::percent_decode_str(address).decode_utf8_lossy());
+    let address = crate::units::visible(&percent_encoding::percent_decode_str(address).decode_utf8_lossy());
     let rendered = WaitingPage {
         address: &address,
         status: &status,

@@ -8,6 +8,7 @@ mod files;
 mod formats;
 mod limits;
 mod listings;
+mod musts;
 mod origins;
 mod over_libp2p;
 mod proxy;
