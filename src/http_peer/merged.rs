@@ -56,6 +56,11 @@ impl Exchange for Merged {
         }
     }
 
+    fn keep_warm(&self, peers: &[PeerId]) {
+        self.bitswap.keep_warm(peers);
+        self.http.keep_warm(peers);
+    }
+
     fn connected(&self) -> Vec<(PeerId, Transport)> {
         let mut all = self.bitswap.connected();
         all.extend(self.http.connected());
