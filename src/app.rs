@@ -185,6 +185,16 @@ impl App {
             config: parts::gateway(&settings)?,
             is_admin_token: token.check(),
         };
+        let stop = CancellationToken::new();
+        let stats = listener::Stats::new(&metrics);
+        let mut listeners = Vec::new();
+        if let Some(node) = node.as_ref().filter(|_| !settings.no_libp2p_gateway) {
+            let router = gateway::trustless(state.clone(), &metrics);
+            let options = parts::streams(&settings, &stats);
+            let streams = listener::Streams::new(router, options, &stages.listeners, stop.clone());
+            node.serve_http(streams.clone());
+            listeners.push(stages.listeners.spawn("libp2p gateway", async move { streams.drained().await }));
+        }
         let gateway_router = gateway::router(state, &metrics);
         let admin = parts::Admin {
             settings: &settings,
@@ -206,9 +216,6 @@ impl App {
         };
         let admin_router = admin.router();
 
-        let stop = CancellationToken::new();
-        let stats = listener::Stats::new(&metrics);
-        let mut listeners = Vec::new();
         let tunnels = parts::tunnels(&settings)?;
         for (name, tcp, router, tunnel_to) in
             [("gateway", gateway_tcp, gateway_router, Some(tunnels)), ("admin", admin_tcp, admin_router, None)]

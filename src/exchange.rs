@@ -123,6 +123,8 @@ impl Arrival {
 pub enum ConnectError {
     #[error("no address is known for the peer")]
     NoAddress,
+    #[error("it is this node itself")]
+    Itself,
     #[error("the address is private and not allowed by --allow-private")]
     PrivateAddress,
     #[error("no connection within {0:?}")]

@@ -7,8 +7,10 @@
 mod clock;
 mod connection;
 mod limits;
+mod streams;
 mod target;
 mod tls;
+mod unsent;
 
 use std::future::Future;
 use std::io;
@@ -34,6 +36,7 @@ use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 use crate::units::ByteSize;
 use limits::Limiter;
+pub use streams::Streams;
 pub use tls::{Tls, TlsError};
 
 /// Wait after the first failed accept; doubled up to [`ACCEPT_BACKOFF_MAX`].
@@ -144,6 +147,8 @@ enum Reason {
     Stall,
     Drain,
     PerIp,
+    /// Too many streams of one connection.
+    PerConnection,
     Full,
     Tls,
     Accept,
@@ -160,6 +165,17 @@ impl Stats {
                 Family::default(),
             ),
         }
+    }
+
+    /// Counts a connection, and as open until what comes back is dropped.
+    fn opened(&self, listener: &'static str) -> impl Send + use<> {
+        let label = Listener { listener };
+        self.accepted.get_or_create(&label).inc();
+        let gauge = self.open.get_or_create_owned(&label);
+        gauge.inc();
+        OnDrop(Some(move || {
+            gauge.dec();
+        }))
     }
 
     fn closed(&self, listener: &'static str, reason: Reason) {
@@ -180,17 +196,21 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> usize {
     let hard_stop = CancellationToken::new();
+    let limiter = Limiter::new(&options.config, options.trusted_proxies.clone());
     let server = Arc::new(Server {
         http: http(&options.config, supervisor),
-        limiter: Limiter::new(&options.config, options.trusted_proxies.clone()),
         router,
         options,
         stop: stop.clone(),
         hard_stop: hard_stop.clone(),
     });
     let open = TaskTracker::new();
-    accept(tcp, &server, supervisor, &open).await;
+    accept(tcp, &server, &limiter, supervisor, &open).await;
+    drain(&server, &open).await
+}
 
+/// Waits for what is open, then cuts it; how many had to be cut.
+async fn drain(server: &Server, open: &TaskTracker) -> usize {
     open.close();
     let name = server.options.name;
     let drain = server.options.config.drain_timeout;
@@ -200,7 +220,7 @@ pub async fn serve(
     }
     let cut = open.len();
     warn!(listener = name, connections = cut, ?drain, "cutting connections that did not finish in time");
-    hard_stop.cancel();
+    server.hard_stop.cancel();
     let _ = tokio::time::timeout(HARD_STOP_GRACE, open.wait()).await;
     cut
 }
@@ -208,7 +228,6 @@ pub async fn serve(
 /// What the connections of one listener share.
 struct Server {
     http: auto::Builder<Spawner>,
-    limiter: Limiter,
     router: Router,
     options: Options,
     stop: CancellationToken,
@@ -221,7 +240,13 @@ impl Server {
     }
 }
 
-async fn accept(tcp: TcpListener, server: &Arc<Server>, supervisor: &Supervisor, open: &TaskTracker) {
+async fn accept(
+    tcp: TcpListener,
+    server: &Arc<Server>,
+    limiter: &Limiter,
+    supervisor: &Supervisor,
+    open: &TaskTracker,
+) {
     let name = server.options.name;
     let mut backoff = ACCEPT_BACKOFF_MIN;
     loop {
@@ -247,7 +272,7 @@ async fn accept(tcp: TcpListener, server: &Arc<Server>, supervisor: &Supervisor,
             }
         };
         backoff = ACCEPT_BACKOFF_MIN;
-        let place = match server.limiter.admit(peer.ip()) {
+        let place = match limiter.admit(peer.ip()) {
             Ok(place) => place,
             Err(reason) => {
                 server.closed(reason);
@@ -255,17 +280,12 @@ async fn accept(tcp: TcpListener, server: &Arc<Server>, supervisor: &Supervisor,
                 continue;
             }
         };
-        let label = Listener { listener: name };
-        server.options.stats.accepted.get_or_create(&label).inc();
-        let gauge = server.options.stats.open.get_or_create_owned(&label);
         let _ = stream.set_nodelay(true);
+        let _ = unsent::bound(&stream);
+        let counted = server.options.stats.opened(name);
         let server = server.clone();
         supervisor.spawn_short(open.track_future(async move {
-            gauge.inc();
-            let _gauge = OnDrop(Some(move || {
-                gauge.dec();
-            }));
-            let _place = place;
+            let _held = (counted, place);
             connection::run(&server, stream, peer).await;
         }));
     }

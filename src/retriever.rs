@@ -7,6 +7,7 @@ mod engine;
 pub mod ledger;
 mod local;
 mod metrics;
+pub mod probe;
 mod rate;
 mod report;
 pub mod scheduler;
@@ -37,7 +38,7 @@ use crate::telemetry::Metrics;
 use crate::units::ByteSize;
 
 pub use scheduler::{SessionId, Tally as Totals};
-pub use session::Session;
+pub use session::{Session, Watch};
 
 use engine::Engine;
 use metrics::RetrieverMetrics;
@@ -119,7 +120,14 @@ impl Default for Config {
 pub enum FetchError {
     /// Every router has answered and nobody has it (or everybody who was said to have it has not).
     #[error("no provider has {cid} ({providers_found} found, {providers_tried} tried, in {phase})")]
-    NotFound { cid: Cid, phase: Phase, providers_found: u32, providers_tried: u32 },
+    NotFound {
+        cid: Cid,
+        phase: Phase,
+        providers_found: u32,
+        providers_tried: u32,
+        /// Routers that gave an error instead of an answer: with no provider found, it is not known that there is none.
+        routers_failed: u32,
+    },
     /// No progress for the retrieval timeout.
     #[error("no progress on {cid} for {waited:?} ({providers_found} found, {providers_tried} tried, in {phase})")]
     Timeout { cid: Cid, phase: Phase, providers_found: u32, providers_tried: u32, waited: Duration },
@@ -224,6 +232,8 @@ struct Core {
     scheduler: Mutex<Scheduler>,
     /// `None`: no network.
     mailbox: Option<Arc<Mailbox>>,
+    /// What probes ask through; `None`: no network.
+    hub: Option<Arc<probe::Hub>>,
     metrics: RetrieverMetrics,
     supervisor: Supervisor,
     live: broadcast::Sender<LiveEvent>,
@@ -266,10 +276,12 @@ impl Retriever {
             keep_warm: config.keep_warm,
         };
         let mailbox = exchange.is_some().then(|| Arc::new(Mailbox::default()));
+        let hub = exchange.clone().map(|exchange| Arc::new(probe::Hub::new(exchange, routers.clone(), metrics)));
         let core = Arc::new(Core {
             blocks,
             scheduler: Mutex::new(Scheduler::new(tuning)),
             mailbox: mailbox.clone(),
+            hub,
             metrics: RetrieverMetrics::new(metrics),
             supervisor: supervisor.clone(),
             live: broadcast::channel(LIVE_EVENTS).0,
@@ -304,6 +316,11 @@ impl Retriever {
         let compared = self.core.compare_share > 0.0 && rand::random::<f64>() < self.core.compare_share;
         let policy = options.policy.unwrap_or(if compared { Policy::Standard } else { self.core.policy });
         Session::new(self.core.clone(), root, policy, options.local_only)
+    }
+
+    /// Owns what goes on between the requests of one reader: it ends with the sessions.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.core.supervisor
     }
 
     /// Sessions that ask the network now.

@@ -24,7 +24,8 @@ use crate::telemetry::Metrics;
 use crate::topology::Facts;
 use crate::{api, dashboard, gateway, listener, names, p2p};
 
-/// What a server inside a command changes: loopback on free ports, no listening peer, no metrics database.
+/// What a server inside a command changes: loopback on free ports, no listening peer, nothing for peers over HTTP, no
+/// metrics database.
 pub fn embed(settings: &mut Settings) {
     let free = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
     settings.gateway = free;
@@ -32,6 +33,7 @@ pub fn embed(settings: &mut Settings) {
     settings.tls_cert = None;
     settings.tls_key = None;
     settings.listen = Vec::new();
+    settings.no_libp2p_gateway = true;
     settings.database = Some(NO_DATABASE.to_owned());
 }
 
@@ -131,11 +133,29 @@ pub fn listener(settings: &Settings) -> listener::Config {
     }
 }
 
+/// HTTP over libp2p: the listener's deadlines, bounds of its own.
+pub fn streams(settings: &Settings, stats: &listener::Stats) -> listener::Options {
+    // At least one: 0 would be no bound, and `no-libp2p-gateway` switches it off.
+    let bound = u32::try_from(settings.limits.libp2p_requests).unwrap_or(u32::MAX).max(1);
+    listener::Options {
+        name: "libp2p",
+        config: listener::Config { connections: bound, ..listener(settings) },
+        trusted_proxies: Vec::new(),
+        tls: None,
+        stats: stats.clone(),
+        tunnel_to: None,
+    }
+}
+
 pub fn gateway(settings: &Settings) -> Result<gateway::Config, HostsError> {
     Ok(gateway::Config {
         concurrent_requests: u32::try_from(settings.limits.concurrent_requests).unwrap_or(u32::MAX),
         first_byte_timeout: settings.limits.retrieval_timeout,
         request_timeout: settings.limits.request_timeout,
+        waiting_page: settings.waiting_page,
+        range_file_size: settings.limits.range_file_size.0,
+        deserialized_size: settings.limits.deserialized_size.0,
+        dag_size: settings.limits.dag_size.0,
         subdomain_hosts: Hosts::parse(&settings.subdomain_host)?,
         trusted_proxies: settings.trusted_proxy.clone(),
         ..Default::default()
@@ -278,6 +298,7 @@ impl Admin<'_> {
             gateway: self.gateway.clone(),
             compare_share: self.settings.compare_share,
             host: Arc::new(self.host()),
+            retriever: self.retriever.clone(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Extension, State};
+use axum::extract::Extension;
 use futures::stream::Stream;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, ETAG, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
@@ -24,6 +24,7 @@ use crate::dag::archive::ArchiveKind;
 use crate::ipld::path::{ContentPath, PathError};
 use crate::ipld::unixfs::UnixFsError;
 use crate::ipld::{Cid, codec};
+use crate::names::Reach;
 use crate::record::{Policy, SessionReport};
 use crate::retriever::{FetchError, Session, SessionOptions};
 
@@ -66,13 +67,15 @@ pub(super) struct Visit<'a> {
     resolved_after: Option<Duration>,
     /// The name of the file that stands for the path (`_redirects`), where it is another.
     served_as: Option<String>,
+    /// The most bytes of a body of no known length.
+    most: Option<u64>,
 }
 
 /// `/ipfs/{cid}[/path]` and `/ipns/{name}[/path]`.
 pub(super) async fn content(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(info): Extension<RequestInfo>,
-    Extension(place): Extension<Place>,
+    gateway: Arc<Gateway>,
+    info: RequestInfo,
+    place: Place,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -246,12 +249,17 @@ impl Ask {
 }
 
 async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphorePermit) -> Reply {
-    let options = SessionOptions { policy: ask.policy, local_only: ask.only_if_cached };
+    let local_only = ask.only_if_cached || gateway.reach == Reach::Local;
+    let options = SessionOptions { policy: ask.policy, local_only };
     let session = gateway.state.retriever.session(ask.root, options);
     let start = Start { cid: ask.root, path: ask.path.to_string(), started: ask.info.started, permit };
     let guard = Guard::new(start, session.clone(), gateway.state.sink.clone(), gateway.counts.clone());
     let id = guard.id();
-    let mut visit = Visit { ask, gateway, session, guard: Some(guard), resolved_after: None, served_as: None };
+    if let Some(wait) = &ask.info.wait {
+        wait.began(id, session.watch());
+    }
+    let mut visit =
+        Visit { ask, gateway, session, guard: Some(guard), resolved_after: None, served_as: None, most: None };
 
     let limit = gateway.state.config.first_byte_timeout;
     let limit = if limit.is_zero() { NO_LIMIT } else { limit + RETRIEVER_SPEAKS_FIRST };
@@ -268,7 +276,9 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
         Ok(reply) => reply,
         Err(error) => visit.fail(error),
     };
-    reply.headers_mut().insert(headers::RETRIEVAL, headers::value(&id.to_string()));
+    if gateway.reach == Reach::Network {
+        reply.headers_mut().insert(headers::RETRIEVAL, headers::value(&id.to_string()));
+    }
     reply
 }
 
@@ -353,6 +363,22 @@ impl Visit<'_> {
         }
     }
 
+    /// An answer of no known length that is reset if it passes `most` bytes.
+    pub(super) fn reply_at_most<S, E>(
+        &mut self,
+        status: StatusCode,
+        out: HeaderMap,
+        stream: S,
+        most: Option<u64>,
+    ) -> Reply
+    where
+        S: Stream<Item = Result<bytes::Bytes, E>> + Send + Unpin + 'static,
+        E: Into<GatewayError> + 'static,
+    {
+        self.most = most;
+        self.reply(status, out, stream, None)
+    }
+
     /// An answer whose body is `stream`, of `length` bytes if that is known. A HEAD gets the header alone.
     pub(super) fn reply<S, E>(
         &mut self,
@@ -388,7 +414,7 @@ impl Visit<'_> {
         } else {
             let limit = self.gateway.state.config.request_timeout;
             let limit = if limit.is_zero() { NO_LIMIT } else { limit };
-            Body::new(Recorded::new(stream, length, guard.started() + limit, guard))
+            Body::new(Recorded::new(stream, length, guard.started() + limit, guard).at_most(self.most))
         };
         let mut reply = Response::new(body);
         *reply.status_mut() = status;
@@ -420,7 +446,8 @@ impl Visit<'_> {
             headers: &self.ask.headers,
             request: &self.ask.info.id,
             started: self.ask.info.started,
-            retrieval: report,
+            // What peers are given has no record that the id would lead to.
+            retrieval: report.filter(|_| self.gateway.reach == Reach::Network),
             plain: self.ask.place.is_isolated(),
         };
         tracing::debug!(%error, status = fault.status.as_u16(), "failed");

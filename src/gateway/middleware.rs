@@ -1,6 +1,7 @@
 //! What surrounds every handler: an id, a span, a net under panics, the headers that all answers carry, counts.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
@@ -13,6 +14,7 @@ use tracing::{Instrument, debug, error, info_span};
 
 use super::error::GatewayError;
 use super::metrics::Counts;
+use super::waiting::Wait;
 use super::{headers, problem};
 
 /// When the request came, and the id that its answer and its log lines carry.
@@ -20,6 +22,8 @@ use super::{headers, problem};
 pub(super) struct RequestInfo {
     pub(super) id: String,
     pub(super) started: Instant,
+    /// Of a request for which a page may be shown meanwhile.
+    pub(super) wait: Option<Arc<Wait>>,
 }
 
 /// The value of the metric label `format`, on its way from the handler to the counter.
@@ -27,7 +31,7 @@ pub(super) struct RequestInfo {
 pub(super) struct FormatLabel(pub(super) &'static str);
 
 pub(super) async fn wrap(State(counts): State<Counts>, mut request: Request, next: Next) -> Response {
-    let info = RequestInfo { id: next_id(), started: Instant::now() };
+    let info = RequestInfo { id: next_id(), started: Instant::now(), wait: None };
     let method = request.method().clone();
     let span = info_span!("request", id = %info.id, %method, path = %request.uri().path());
     let accept = request.headers().get(http::header::ACCEPT).cloned();

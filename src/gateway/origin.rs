@@ -18,7 +18,7 @@ use super::error::GatewayError;
 use super::handler;
 use super::host::{self, HostError, Root, Route, Seen, Space};
 use super::middleware::RequestInfo;
-use super::{Gateway, page};
+use super::{Gateway, page, waiting};
 use crate::ipld::path::ContentPath;
 use crate::listener::Secure;
 
@@ -67,6 +67,9 @@ pub(super) async fn front(State(gateway): State<Arc<Gateway>>, request: Request,
     // The middleware above has put it there; without it there is nothing to answer with.
     let Some(info) = request.extensions().get::<RequestInfo>().cloned() else { return next.run(request).await };
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if reads && let Some(status) = waiting::status(&gateway.waits, request.uri().path()) {
+        return status;
+    }
     if reads && let Some(asset) = page::asset(request.uri().path()) {
         return asset;
     }

@@ -1,6 +1,7 @@
 //! One connection: TLS, then HTTP/1.1 or HTTP/2, under a watchdog; after a `CONNECT`, HTTP again inside the tunnel.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +27,9 @@ use super::{Reason, Secure, Server};
 /// Serves `stream` until the client or a deadline ends it, or the server stops.
 pub(super) async fn run(server: &Server, stream: TcpStream, peer: SocketAddr) {
     let clock = Arc::new(Clock::new());
-    let watched = Watched::new(stream, clock.clone());
+    // A reset instead of an orderly end, and nothing lingers in the kernel.
+    let watched = Watched::new(stream, clock.clone(), |stream| _ = stream.set_zero_linger());
+    let peer = Remote::Address(peer);
     let Some(tls) = &server.options.tls else {
         return http(server, watched, &clock, peer, Secure(false)).await;
     };
@@ -47,18 +50,45 @@ pub(super) async fn run(server: &Server, stream: TcpStream, peer: SocketAddr) {
     }
 }
 
+/// Serves one request on a stream that somebody else has accepted and secured. It has no reset of its own: a body that
+/// fails is known by its missing last chunk, and therefore HTTP/1.0, whose bodies end with the stream, is refused.
+pub(super) async fn run_stream<I>(server: &Server, stream: I, peer: String)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let clock = Arc::new(Clock::new());
+    let watched = Watched::new(stream, clock.clone(), |_| {});
+    requests(server, watched, &clock, &Remote::Named(peer), Secure(true), None).await;
+}
+
+/// Who is at the other end.
+enum Remote {
+    Address(SocketAddr),
+    /// For the log alone.
+    Named(String),
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
+}
+
 /// Serves HTTP, and once more inside a tunnel if the client makes one.
-async fn http<I>(server: &Server, io: I, clock: &Arc<Clock>, peer: SocketAddr, secure: Secure)
+async fn http<I>(server: &Server, io: I, clock: &Arc<Clock>, peer: Remote, secure: Secure)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let tunnel = Arc::new(Mutex::new(None));
-    requests(server, io, clock, peer, secure, Some(&tunnel)).await;
+    requests(server, io, clock, &peer, secure, Some(&tunnel)).await;
     let upgrade = tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(upgrade) = upgrade else { return };
     match upgrade.await {
         // No tunnel within a tunnel: a connection has an end.
-        Ok(inner) => requests(server, TokioIo::new(inner), clock, peer, secure, None).await,
+        Ok(inner) => requests(server, TokioIo::new(inner), clock, &peer, secure, None).await,
         Err(error) => debug!(%peer, %error, "the tunnel did not open"),
     }
 }
@@ -82,14 +112,8 @@ fn open_tunnel(server: &Server, request: &mut Request<Incoming>, tunnel: Option<
     Response::new(Body::empty())
 }
 
-async fn requests<I>(
-    server: &Server,
-    io: I,
-    clock: &Arc<Clock>,
-    peer: SocketAddr,
-    secure: Secure,
-    tunnel: Option<&Tunnel>,
-) where
+async fn requests<I>(server: &Server, io: I, clock: &Arc<Clock>, peer: &Remote, secure: Secure, tunnel: Option<&Tunnel>)
+where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stall = server.options.config.stall_timeout;
@@ -97,6 +121,9 @@ async fn requests<I>(
         let in_flight = InFlight::begin(clock.clone(), request.version());
         let early = match settle(&mut request) {
             Err(error) => Some(error.response()),
+            Ok(()) if matches!(peer, Remote::Named(_)) && request.version() != Version::HTTP_11 => {
+                Some(target::plain(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "this is HTTP/1.1\n"))
+            }
             Ok(()) if request.method() == Method::CONNECT => Some(open_tunnel(server, &mut request, tunnel)),
             Ok(()) => None,
         };
@@ -106,7 +133,9 @@ async fn requests<I>(
                     true => Body::empty(),
                     false => Body::new(Upload::new(body, stall)),
                 });
-                request.extensions_mut().insert(ConnectInfo(peer));
+                if let Remote::Address(address) = peer {
+                    request.extensions_mut().insert(ConnectInfo(*address));
+                }
                 request.extensions_mut().insert(secure);
                 Either::Right(server.router.clone().call(request))
             },

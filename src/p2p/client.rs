@@ -11,6 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::bitswap::Shared;
 use super::event_loop::Command;
+use super::http;
 use super::metrics::NodeMetrics;
 use super::routers::Dht;
 use crate::exchange::{ConnectError, Exchange, ExchangeEvent, SendError, Want};
@@ -68,6 +69,7 @@ pub(super) struct Inner {
     pub peer_id: PeerId,
     pub commands: mpsc::Sender<Command>,
     pub shared: Arc<Shared>,
+    pub http: Arc<http::Shared>,
     pub view: Arc<RwLock<View>>,
     pub routers: Vec<Arc<dyn ContentRouter>>,
     /// `None`: the DHT is switched off.
@@ -145,11 +147,11 @@ impl Client {
         self.inner.commands.closed().await;
     }
 
-    fn view<T>(&self, read: impl FnOnce(&View) -> T) -> T {
+    pub(super) fn view<T>(&self, read: impl FnOnce(&View) -> T) -> T {
         read(&self.inner.view.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn send(&self, command: Command) -> bool {
+    pub(super) fn send(&self, command: Command) -> bool {
         match self.inner.commands.try_send(command) {
             Ok(()) => true,
             Err(TrySendError::Full(_)) => {

@@ -378,7 +378,7 @@ impl Scheduler {
         all
     }
 
-    fn snapshot_of(&self, id: PeerId, now: Time) -> PeerSnapshot {
+    pub(super) fn snapshot_of(&self, id: PeerId, now: Time) -> PeerSnapshot {
         let (live, standing) = (self.peers.get(&id), self.ledger.get(&id));
         PeerSnapshot {
             peer: id,
@@ -396,6 +396,17 @@ impl Scheduler {
             failures: standing.map_or(0, |s| s.failures),
             strikes: standing.map_or(0.0, |s| s.strikes(now)),
         }
+    }
+
+    /// Whether any session wants it.
+    pub(super) fn is_wanted(&self, cid: &Cid) -> bool {
+        self.index.contains_key(cid.hash())
+    }
+
+    /// Whether a question or a want of ours for this block is outstanding at the peer, or about to leave.
+    pub(super) fn has_asked(&self, peer: &PeerId, cid: &Cid) -> bool {
+        let want = self.index.get(cid.hash()).and_then(|want| self.wants.get(want));
+        want.is_some_and(|want| want.asked.contains(peer))
     }
 
     fn id(&mut self) -> u64 {

@@ -419,6 +419,7 @@ impl Scheduler {
 fn error_kind(error: &ConnectError) -> &'static str {
     match error {
         ConnectError::NoAddress => "no_address",
+        ConnectError::Itself => "itself",
         ConnectError::PrivateAddress => "private_address",
         ConnectError::Timeout(_) => "timeout",
         ConnectError::LimitReached => "limit_reached",
