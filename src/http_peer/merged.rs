@@ -56,9 +56,9 @@ impl Exchange for Merged {
         }
     }
 
-    /// Connections of HTTP providers are kept by their own rules.
     fn keep_warm(&self, peers: &[PeerId]) {
         self.bitswap.keep_warm(peers);
+        self.http.keep_warm(peers);
     }
 
     fn connected(&self) -> Vec<(PeerId, Transport)> {
