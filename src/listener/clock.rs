@@ -18,6 +18,8 @@ use super::{Config, Reason};
 const CHATTER_BYTES: usize = 64;
 /// The watchdog looks at least this many times within a deadline: a connection ends at most a quarter late.
 const LOOKS_PER_DEADLINE: u32 = 4;
+/// What the clock counts in.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 /// Times are milliseconds since `start`, plus one, so that 0 means "not".
 pub(super) struct Clock {
@@ -109,7 +111,10 @@ impl Clock {
     /// The deadline that has passed, or how long to wait before the next look.
     fn look(&self, config: &Config) -> Result<Duration, Reason> {
         let now = self.now();
-        let mut wait = Duration::from_secs(3600);
+        // What does not run now may begin at any time: the shortest of all deadlines says when to look again.
+        let all = [config.first_byte_timeout, config.header_timeout, config.idle_timeout, config.stall_timeout];
+        let shortest = all.into_iter().filter(|limit| !limit.is_zero()).min();
+        let mut wait = shortest.map_or(Duration::from_secs(3600), |limit| limit / LOOKS_PER_DEADLINE);
         let mut check = |since: u64, limit: Duration, reason: Reason| {
             if limit.is_zero() {
                 return Ok(());
@@ -125,8 +130,9 @@ impl Clock {
             check(self.progress.load(Relaxed), config.stall_timeout, Reason::Stall)?;
         }
         if self.is_busy() {
-            check(now, config.stall_timeout, Reason::Stall)?; // look again later
-        } else if !self.spoken.load(Relaxed) {
+            return Ok(wait.max(SHORTEST_WAIT));
+        }
+        if !self.spoken.load(Relaxed) {
             check(1, config.first_byte_timeout, Reason::FirstByte)?;
         } else {
             check(self.idle_since.load(Relaxed), config.idle_timeout, Reason::Idle)?;
@@ -134,11 +140,9 @@ impl Clock {
             // On an HTTP/2 connection that has had a request, bytes may be pings: the idle deadline is enough.
             if head != 0 && !self.http2.load(Relaxed) {
                 check(head, config.header_timeout, Reason::Header)?;
-            } else {
-                check(now, config.header_timeout, Reason::Header)?; // a header may begin at any time
             }
         }
-        Ok(wait.max(Duration::from_millis(1)))
+        Ok(wait.max(SHORTEST_WAIT))
     }
 }
 

@@ -106,6 +106,38 @@ async fn part_of_a_graph_that_is_here_is_counted_and_the_rest_has_a_price() {
 }
 
 #[tokio::test]
+async fn a_path_is_followed_as_far_as_its_blocks_are_here() {
+    let provider = TestApp::start(|_| {}).await;
+    let part = "--B\r\nContent-Disposition: form-data; name=\"file\"; filename=\"d/e/a.bin\"\r\n\r\nabc\r\n--B--\r\n";
+    let request = provider.admin(Method::POST, "/api/v1/add").header("content-type", "multipart/form-data; boundary=B");
+    let added: Value = request.body(part).send().await.unwrap().json().await.unwrap();
+    let root = added["cid"].as_str().unwrap().to_owned();
+    let peers = provider.peers();
+    let seeker = TestApp::start(|settings| settings.peer = vec![peers[0].parse().unwrap()]).await;
+
+    let whole = provider.api(&format!("explain/{root}?path=e/a.bin")).await;
+    assert_eq!((&whole["verdict"], &whole["path_is_cut"]), (&"local".into(), &false.into()), "{whole:#}");
+    let leaf = whole["target"].as_str().unwrap();
+    assert_ne!(leaf, root);
+    // Nothing is here, then the root, then all but the file.
+    for (fetched, cut) in [("", true), ("?format=raw", true), ("e?format=raw", false)] {
+        if !fetched.is_empty() {
+            let slash = if fetched.starts_with('?') { "" } else { "/" };
+            let path = format!("/ipfs/{root}{slash}{fetched}");
+            seeker.gateway(&path).send().await.unwrap().error_for_status().unwrap().bytes().await.unwrap();
+        }
+        let answer = seeker.api(&format!("explain/{root}?path=e/a.bin")).await;
+        assert_eq!((&answer["path_is_cut"], &answer["verdict"]), (&cut.into(), &"available".into()), "{answer:#}");
+        let target = answer["target"].as_str().unwrap();
+        assert_eq!((target == root, target == leaf), (fetched.is_empty(), !cut), "{answer:#}");
+    }
+    let wrong = seeker.admin(Method::GET, &format!("/api/v1/explain/{root}?path=e/b.bin")).send().await.unwrap();
+    assert_eq!(wrong.status(), StatusCode::NOT_FOUND);
+    seeker.stop().await;
+    provider.stop().await;
+}
+
+#[tokio::test]
 async fn who_cannot_be_reached_who_has_it_not_and_nobody_are_told_apart() {
     let other = TestApp::start(|_| {}).await;
     let gone = router(names(NO_PEER, &[NO_ADDRESS.to_owned()])).await;

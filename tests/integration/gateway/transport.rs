@@ -83,6 +83,9 @@ async fn silent_connections_are_closed() {
 async fn partial_headers_are_closed() {
     let config = Config { header_timeout: SOON, ..patient() };
     is_hung_up_on(config.clone(), "GET / HTTP/1.1\r\nHost: x\r\nX-", "Header").await;
+    // Also where a connection may be silent for ever.
+    let silent = Config { first_byte_timeout: Duration::ZERO, ..config.clone() };
+    is_hung_up_on(silent, "GET / HTTP/1.1\r\nHost: x\r\nX-", "Header").await;
     // So is the beginning of the HTTP/2 preface, and the header of a second request on the same connection.
     is_hung_up_on(config.clone(), "PRI * HT", "Header").await;
     let (server, metrics, _) = start(config).await;
