@@ -4,8 +4,8 @@
 //! asked for what it holds (`Cache-Control: only-if-cached`), never to fetch for us: two gateways that name each other would
 //! otherwise wait for each other. Its peer ID is [`Endpoint::id`], derived from its address.
 //!
-//! The parts: [`dial`] finds out where the provider is, whether it may be asked and how it speaks; [`peer`] is what is wanted
-//! of one provider and what is under way there; [`request`] is one question and its answer.
+//! The parts: `dial` finds out where the provider is, whether it may be asked and how it speaks; `peer` is what is wanted
+//! of one provider and what is under way there; `request` is one question and its answer.
 
 mod dial;
 mod metrics;
