@@ -23,6 +23,8 @@ pub mod range;
 pub mod redirects;
 mod respond;
 mod routing_v1;
+mod service;
+mod warm;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,9 +40,12 @@ use crate::names::Resolver;
 use crate::record::RecordSink;
 use crate::retriever::Retriever;
 use crate::telemetry::Metrics;
+use crate::units::ByteSize;
 use metrics::Counts;
+use warm::Warm;
 
 pub use routing_v1::{OwnAddresses, Routing};
+pub use service::Service;
 
 /// Limits of the gateway.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -62,6 +67,10 @@ pub struct Config {
     pub sandbox: bool,
     /// Hosts that send each root to an origin of its own, `{cid}.ipfs.HOST`. Default `localhost`.
     pub subdomain_hosts: host::Hosts,
+    /// Memory for whole answers that are asked for again and again, the blocks that they share with the memory tier included.
+    /// Default 32 MiB. Raise it when `gateway_answer_cache_evicted` grows. One answer takes up to half of it. 0: every answer
+    /// is made anew.
+    pub answer_cache: ByteSize,
     /// Proxies whose `X-Forwarded-Proto` and `X-Forwarded-Host` count. Default none.
     pub trusted_proxies: Vec<IpNet>,
 }
@@ -73,6 +82,7 @@ impl Default for Config {
             first_byte_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(3600),
             sandbox: false,
+            answer_cache: ByteSize::mib(32),
             // Local invariant: the name is a host name.
             subdomain_hosts: host::Hosts::parse(&["localhost"]).unwrap_or_default(),
             trusted_proxies: Vec::new(),
@@ -98,12 +108,18 @@ pub struct State {
     pub is_admin_token: TokenCheck,
 }
 
-/// The gateway as a router. Registers its metrics: build it once a process, and clone it for further listeners.
+/// The gateway as a router: [`service`], for where a router is wanted.
 pub fn router(state: State, metrics: &Metrics) -> Router {
+    Router::new().fallback_service(service(state, metrics))
+}
+
+/// The gateway. Registers its metrics: build it once a process, and clone it for further listeners.
+pub fn service(state: State, metrics: &Metrics) -> Service {
     let counts = Counts::new(metrics);
     let gateway = Arc::new(Gateway {
         permits: Arc::new(Semaphore::new(state.config.concurrent_requests as usize)),
         counts: counts.clone(),
+        warm: Warm::new(state.config.answer_cache, metrics),
         state,
     });
     let routing = gateway.state.routing.is_some().then(routing_v1::router).unwrap_or_default();
@@ -119,10 +135,11 @@ pub fn router(state: State, metrics: &Metrics) -> Router {
         .fallback(handler::nothing)
         .with_state(gateway.clone());
     // The front gives requests of other origins their content path: it comes before the routes are tried.
-    let front = axum::middleware::from_fn_with_state(gateway, origin::front);
-    Router::new()
+    let front = axum::middleware::from_fn_with_state(gateway.clone(), origin::front);
+    let router = Router::new()
         .fallback_service(tower::Layer::layer(&front, routes))
-        .layer(axum::middleware::from_fn_with_state(counts, middleware::wrap))
+        .layer(axum::middleware::from_fn_with_state(counts, middleware::wrap));
+    Service::new(gateway, router)
 }
 
 /// The router's state.
@@ -130,4 +147,5 @@ struct Gateway {
     state: State,
     permits: Arc<Semaphore>,
     counts: Counts,
+    warm: Warm,
 }

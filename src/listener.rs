@@ -10,13 +10,15 @@ mod limits;
 mod target;
 mod tls;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
+use http::{Request, Response};
 use hyper_util::rt::TokioTimer;
 use hyper_util::server::conn::auto;
 use ipnet::IpNet;
@@ -94,7 +96,7 @@ impl Default for Config {
     }
 }
 
-/// One listener: what [`serve`] needs besides the router.
+/// One listener: what [`serve`] needs besides the service.
 #[derive(Clone)]
 pub struct Options {
     /// From a closed set (`gateway`, `admin`): a metric label and a log field.
@@ -104,9 +106,20 @@ pub struct Options {
     pub trusted_proxies: Vec<IpNet>,
     pub tls: Option<Tls>,
     pub stats: Stats,
-    /// Which hosts a proxy tunnel (`CONNECT`) may name. Whatever it names, it ends in this listener's router: nothing is
+    /// Which hosts a proxy tunnel (`CONNECT`) may name. Whatever it names, it ends in this listener's service: nothing is
     /// ever forwarded. `None`: no tunnels.
     pub tunnel_to: Option<TunnelCheck>,
+}
+
+/// What answers requests: a router, or a service before one. Cloned for each request.
+pub trait Answers:
+    tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static
+{
 }
 
 /// Says whether an authority (`host:port`) is served here.
@@ -172,18 +185,21 @@ impl Stats {
 ///
 /// A request carries [`axum::extract::ConnectInfo`]`<SocketAddr>` of the peer and [`Secure`] as extensions, and exactly
 /// one `Host` header, whatever form its target had: a request without, or with several, is answered 400.
-pub async fn serve(
+pub async fn serve<S: Answers>(
     tcp: TcpListener,
-    router: Router,
+    service: S,
     options: Options,
     supervisor: &Supervisor,
     stop: CancellationToken,
-) -> usize {
+) -> usize
+where
+    S::Future: Send,
+{
     let hard_stop = CancellationToken::new();
     let server = Arc::new(Server {
         http: http(&options.config, supervisor),
         limiter: Limiter::new(&options.config, options.trusted_proxies.clone()),
-        router,
+        service,
         options,
         stop: stop.clone(),
         hard_stop: hard_stop.clone(),
@@ -206,22 +222,25 @@ pub async fn serve(
 }
 
 /// What the connections of one listener share.
-struct Server {
+struct Server<S> {
     http: auto::Builder<Spawner>,
     limiter: Limiter,
-    router: Router,
+    service: S,
     options: Options,
     stop: CancellationToken,
     hard_stop: CancellationToken,
 }
 
-impl Server {
+impl<S> Server<S> {
     fn closed(&self, reason: Reason) {
         self.options.stats.closed(self.options.name, reason);
     }
 }
 
-async fn accept(tcp: TcpListener, server: &Arc<Server>, supervisor: &Supervisor, open: &TaskTracker) {
+async fn accept<S: Answers>(tcp: TcpListener, server: &Arc<Server<S>>, supervisor: &Supervisor, open: &TaskTracker)
+where
+    S::Future: Send,
+{
     let name = server.options.name;
     let mut backoff = ACCEPT_BACKOFF_MIN;
     loop {

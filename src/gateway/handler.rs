@@ -6,25 +6,28 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use futures::stream::Stream;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, ETAG, LOCATION, VARY};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, ETAG, LAST_MODIFIED, LOCATION, VARY,
+};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 
 use super::body::Recorded;
 use super::conditional::Conditional;
 use super::error::GatewayError;
 use super::format::{CodecForm, Negotiated, ResponseFormat};
-use super::guard::{Guard, Start};
+use super::guard::{Guard, Start, Work};
 use super::metrics::Limits;
 use super::middleware::{FormatLabel, RequestInfo};
 use super::names::{self, Mutable, Target};
 use super::origin::Place;
+use super::warm::{self, Begun, Slot};
 use super::{Gateway, headers, page, problem, respond};
 use crate::dag;
 use crate::dag::archive::ArchiveKind;
 use crate::ipld::path::{ContentPath, PathError};
 use crate::ipld::unixfs::UnixFsError;
 use crate::ipld::{Cid, codec};
-use crate::record::{Policy, SessionReport};
+use crate::record::{CacheState, Policy, SessionReport};
 use crate::retriever::{FetchError, Session, SessionOptions};
 
 /// The retriever's own timeout, which can name phase and providers, gets this much time to speak first.
@@ -54,6 +57,8 @@ pub(super) struct Ask {
     pub(super) download: bool,
     only_if_cached: bool,
     policy: Option<Policy>,
+    /// Where the answer may be kept.
+    slot: Option<Slot>,
 }
 
 /// A request under way: what the modules under `respond` work with.
@@ -73,6 +78,7 @@ pub(super) async fn content(
     State(gateway): State<Arc<Gateway>>,
     Extension(info): Extension<RequestInfo>,
     Extension(place): Extension<Place>,
+    slot: Option<Extension<Slot>>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -98,7 +104,7 @@ pub(super) async fn content(
     }
     let (target, permit) = target.map(|Target { path, mutable, permit }| ((path, mutable), permit)).unzip();
     let ask = match Ask::read(&gateway, method, uri, headers, info, target, place.clone()) {
-        Ok(ask) => ask,
+        Ok(ask) => Ask { slot: slot.map(|Extension(slot)| slot), ..ask },
         Err((error, method, headers, info)) => return refuse_at(&place, &error, &method, &headers, &info),
     };
     if let Some(error) = denied(&gateway, Some(&ask.target)) {
@@ -181,6 +187,7 @@ impl Ask {
             download: parameter(&uri, "download").is_some_and(|value| value == "true"),
             only_if_cached: only_if_cached(&headers),
             policy: chosen_policy(gateway, &uri, &headers),
+            slot: None,
             method,
             headers,
             uri,
@@ -217,6 +224,15 @@ impl Ask {
         self.method == Method::HEAD
     }
 
+    /// Its address fixes the whole answer for ever.
+    fn is_keepable(&self) -> bool {
+        self.slot.is_some()
+            && self.method == Method::GET
+            && self.mutable.is_none()
+            && self.policy.is_none()
+            && !self.headers.contains_key(http::header::RANGE)
+    }
+
     /// True when the address itself says which form is meant, so that `Accept` has no say.
     fn format_in_address(&self) -> bool {
         parameter(&self.uri, "format").is_some_and(|format| !format.is_empty())
@@ -248,8 +264,11 @@ impl Ask {
 async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphorePermit) -> Reply {
     let options = SessionOptions { policy: ask.policy, local_only: ask.only_if_cached };
     let session = gateway.state.retriever.session(ask.root, options);
+    if ask.is_keepable() {
+        session.remember_reads(warm::MAX_BLOCKS, gateway.warm.largest());
+    }
     let start = Start { cid: ask.root, path: ask.path.to_string(), started: ask.info.started, permit };
-    let guard = Guard::new(start, session.clone(), gateway.state.sink.clone(), gateway.counts.clone());
+    let guard = Guard::new(start, Work::Session(session.clone()), gateway.state.sink.clone(), gateway.counts.clone());
     let id = guard.id();
     let mut visit = Visit { ask, gateway, session, guard: Some(guard), resolved_after: None, served_as: None };
 
@@ -363,7 +382,7 @@ impl Visit<'_> {
     ) -> Reply
     where
         S: Stream<Item = Result<bytes::Bytes, E>> + Send + Unpin + 'static,
-        E: Into<GatewayError> + 'static,
+        E: Into<GatewayError> + Send + Unpin + 'static,
     {
         out.extend(length.map(|length| (CONTENT_LENGTH, HeaderValue::from(length))));
         if let Some(mutable) = &self.ask.mutable {
@@ -375,16 +394,13 @@ impl Visit<'_> {
         if !self.ask.format_in_address() {
             out.insert(VARY, headers::ACCEPT_VARIES);
         }
+        let stream = self.keep(status, &out, stream, length);
         let Some(mut guard) = self.guard.take() else { return Response::new(Body::empty()) };
         guard.status(status);
         out.insert(headers::SERVER_TIMING, timing(&guard, &guard.report(), self.resolved_after));
         let body = if self.ask.is_head() {
             guard.complete();
-            match length {
-                Some(_) => Body::empty(),
-                // Of no known size, so that nobody announces a length of 0 for it (RFC 9110 §8.6).
-                None => Body::from_stream(futures::stream::empty::<Result<bytes::Bytes, std::convert::Infallible>>()),
-            }
+            no_body(length.is_some())
         } else {
             let limit = self.gateway.state.config.request_timeout;
             let limit = if limit.is_zero() { NO_LIMIT } else { limit };
@@ -394,6 +410,37 @@ impl Visit<'_> {
         *reply.status_mut() = status;
         *reply.headers_mut() = out;
         reply
+    }
+
+    /// Keeps the answer if it is one to keep and all of it is in memory; the body stays the same.
+    fn keep<S, E>(&self, status: StatusCode, out: &HeaderMap, stream: S, length: Option<u64>) -> Begun<S, E>
+    where
+        S: Stream<Item = Result<bytes::Bytes, E>> + Unpin,
+    {
+        let ask = self.ask;
+        let Some(slot) = ask.slot.as_ref().filter(|_| status == StatusCode::OK && ask.is_keepable()) else {
+            return Begun::untouched(stream);
+        };
+        let from_memory = |session: &Session| session.report().cache_state() == CacheState::Memory;
+        if !from_memory(&self.session) {
+            self.session.take_reads();
+            return Begun::untouched(stream);
+        }
+        let facts = warm::Facts {
+            headers: out,
+            modified: out.get(LAST_MODIFIED).and_then(|at| httpdate::parse_http_date(at.to_str().ok()?).ok()),
+            length,
+            known_at_once: out.get(ETAG).is_some_and(|etag| validators(ask).iter().any(|known| etag == known.as_str())),
+            root: ask.root,
+            path: ask.path.to_string(),
+            format: ask.negotiated.format.name(),
+        };
+        let begun = self
+            .gateway
+            .warm
+            .keep(slot, &facts, stream, || self.session.take_reads().filter(|_| from_memory(&self.session)));
+        self.session.take_reads();
+        begun
     }
 
     /// The same for a body that is here already.
@@ -432,12 +479,20 @@ impl Visit<'_> {
 
 /// Validators that the client can only have from this address, so that no look at the content is needed.
 fn known_by_the_client(ask: &Ask) -> Option<String> {
-    if ask.conditional.is_empty() || !ask.target.segments.is_empty() {
+    if ask.conditional.is_empty() {
         return None;
+    }
+    validators(ask).into_iter().find(|etag| ask.conditional.has(etag))
+}
+
+/// What an address alone says of the validators of its answer.
+fn validators(ask: &Ask) -> Vec<String> {
+    if !ask.target.segments.is_empty() {
+        return Vec::new();
     }
     let root = &ask.root;
     let of_block = |form: CodecForm| form.fits(root.codec()).then(|| headers::etag_of_form(root, form.name()));
-    let etags = match ask.negotiated.format {
+    match ask.negotiated.format {
         // A program that wants JSON has another listing.
         ResponseFormat::Deserialized if super::listing::wants_json(&ask.headers) => Vec::new(),
         ResponseFormat::Deserialized if respond::dag_page::is_meant(root.codec(), ask) => {
@@ -452,8 +507,7 @@ fn known_by_the_client(ask: &Ask) -> Option<String> {
         ResponseFormat::Zip => vec![respond::archive::etag(root, ArchiveKind::Zip)],
         ResponseFormat::Codec(form) => of_block(form).into_iter().collect(),
         ResponseFormat::Car(_) | ResponseFormat::IpnsRecord => Vec::new(),
-    };
-    etags.into_iter().find(|etag| ask.conditional.has(etag))
+    }
 }
 
 fn not_modified(ask: &Ask, etag: &str) -> Reply {
@@ -562,9 +616,8 @@ pub(super) fn parameter(uri: &Uri, name: &str) -> Option<String> {
     url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
 
-/// `Server-Timing` (W3C): milliseconds, of the steps that were taken.
+/// `Server-Timing` of what a session did.
 fn timing(guard: &Guard, report: &SessionReport, resolved: Option<Duration>) -> HeaderValue {
-    let ms = |name: &str, time: Duration| format!("{name};dur={:.3}", time.as_secs_f64() * 1000.0);
     let total = guard.started().elapsed();
     let steps = [
         ("resolve", resolved),
@@ -574,9 +627,16 @@ fn timing(guard: &Guard, report: &SessionReport, resolved: Option<Duration>) -> 
         ("ttfb", Some(total)),
         ("total", Some(total)),
     ];
-    let mut text: Vec<String> = steps.into_iter().filter_map(|(name, time)| Some(ms(name, time?))).collect();
-    text.push(format!("cache;desc={}", report.cache_state()));
-    headers::value(&text.join(", "))
+    headers::server_timing(steps, report.cache_state())
+}
+
+/// The body of an answer to a HEAD.
+pub(super) fn no_body(announced: bool) -> Body {
+    match announced {
+        true => Body::empty(),
+        // Of no known size, so that nobody announces a length of 0 for it (RFC 9110 §8.6).
+        false => Body::from_stream(futures::stream::empty::<Result<bytes::Bytes, std::convert::Infallible>>()),
+    }
 }
 
 fn not_local(error: &GatewayError) -> Option<Cid> {

@@ -22,12 +22,17 @@ pub(super) struct RequestInfo {
     pub(super) started: Instant,
 }
 
+/// When the request came, on its way from the service to the first layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Started(pub(super) Instant);
+
 /// The value of the metric label `format`, on its way from the handler to the counter.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FormatLabel(pub(super) &'static str);
 
 pub(super) async fn wrap(State(counts): State<Counts>, mut request: Request, next: Next) -> Response {
-    let info = RequestInfo { id: next_id(), started: Instant::now() };
+    let started = request.extensions().get::<Started>().map_or_else(Instant::now, |started| started.0);
+    let info = RequestInfo { id: next_id(), started };
     let method = request.method().clone();
     let span = info_span!("request", id = %info.id, %method, path = %request.uri().path());
     let accept = request.headers().get(http::header::ACCEPT).cloned();
@@ -64,7 +69,7 @@ fn panicked(method: &Method, accept: Option<http::HeaderValue>, info: &RequestIn
 }
 
 /// Unique within the process, and across restarts by the clock: 16 hexadecimal digits.
-fn next_id() -> String {
+pub(super) fn next_id() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     let micros = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() as u64;

@@ -16,15 +16,17 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tower::Service;
 use tracing::debug;
 
 use super::clock::{Clock, InFlight, Tracked, Upload, Watched};
 use super::target::{self, settle};
-use super::{Reason, Secure, Server};
+use super::{Answers, Reason, Secure, Server};
 
 /// Serves `stream` until the client or a deadline ends it, or the server stops.
-pub(super) async fn run(server: &Server, stream: TcpStream, peer: SocketAddr) {
+pub(super) async fn run<S: Answers>(server: &Server<S>, stream: TcpStream, peer: SocketAddr)
+where
+    S::Future: Send,
+{
     let clock = Arc::new(Clock::new());
     let watched = Watched::new(stream, clock.clone());
     let Some(tls) = &server.options.tls else {
@@ -48,8 +50,9 @@ pub(super) async fn run(server: &Server, stream: TcpStream, peer: SocketAddr) {
 }
 
 /// Serves HTTP, and once more inside a tunnel if the client makes one.
-async fn http<I>(server: &Server, io: I, clock: &Arc<Clock>, peer: SocketAddr, secure: Secure)
+async fn http<S: Answers, I>(server: &Server<S>, io: I, clock: &Arc<Clock>, peer: SocketAddr, secure: Secure)
 where
+    S::Future: Send,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let tunnel = Arc::new(Mutex::new(None));
@@ -67,7 +70,7 @@ where
 type Tunnel = Arc<Mutex<Option<OnUpgrade>>>;
 
 /// Answers `CONNECT`: the tunnel ends here, in this server (GATEWAY.md §2.5).
-fn open_tunnel(server: &Server, request: &mut Request<Incoming>, tunnel: Option<&Tunnel>) -> Response<Body> {
+fn open_tunnel<S>(server: &Server<S>, request: &mut Request<Incoming>, tunnel: Option<&Tunnel>) -> Response<Body> {
     let (Some(serves), Some(tunnel)) = (&server.options.tunnel_to, tunnel) else {
         return target::plain(StatusCode::METHOD_NOT_ALLOWED, "there are no tunnels here\n");
     };
@@ -82,14 +85,15 @@ fn open_tunnel(server: &Server, request: &mut Request<Incoming>, tunnel: Option<
     Response::new(Body::empty())
 }
 
-async fn requests<I>(
-    server: &Server,
+async fn requests<S: Answers, I>(
+    server: &Server<S>,
     io: I,
     clock: &Arc<Clock>,
     peer: SocketAddr,
     secure: Secure,
     tunnel: Option<&Tunnel>,
 ) where
+    S::Future: Send,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stall = server.options.config.stall_timeout;
@@ -108,7 +112,7 @@ async fn requests<I>(
                 });
                 request.extensions_mut().insert(ConnectInfo(peer));
                 request.extensions_mut().insert(secure);
-                Either::Right(server.router.clone().call(request))
+                Either::Right(server.service.clone().call(request))
             },
             |early| Either::Left(std::future::ready(Ok(early))),
         );

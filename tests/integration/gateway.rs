@@ -11,4 +11,5 @@ mod origins;
 mod proxy;
 mod streams;
 mod transport;
+mod warm;
 pub mod world;
