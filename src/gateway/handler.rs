@@ -6,9 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use futures::stream::Stream;
-use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, ETAG, LAST_MODIFIED, LOCATION, VARY,
-};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, ETAG, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
 
 use super::body::Recorded;
@@ -20,14 +18,14 @@ use super::metrics::Limits;
 use super::middleware::{FormatLabel, RequestInfo};
 use super::names::{self, Mutable, Target};
 use super::origin::Place;
-use super::warm::{self, Begun, Slot};
+use super::warm::{self, Slot};
 use super::{Gateway, headers, page, problem, respond};
 use crate::dag;
 use crate::dag::archive::ArchiveKind;
 use crate::ipld::path::{ContentPath, PathError};
 use crate::ipld::unixfs::UnixFsError;
 use crate::ipld::{Cid, codec};
-use crate::record::{CacheState, Policy, SessionReport};
+use crate::record::{Policy, SessionReport};
 use crate::retriever::{FetchError, Session, SessionOptions};
 
 /// The retriever's own timeout, which can name phase and providers, gets this much time to speak first.
@@ -50,15 +48,15 @@ pub(super) struct Ask {
     pub(super) root: Cid,
     pub(super) place: Place,
     /// Of an `/ipns/` path.
-    mutable: Option<Mutable>,
+    pub(super) mutable: Option<Mutable>,
     pub(super) negotiated: Negotiated,
     pub(super) conditional: Conditional,
     pub(super) filename: Option<String>,
     pub(super) download: bool,
     only_if_cached: bool,
-    policy: Option<Policy>,
+    pub(super) policy: Option<Policy>,
     /// Where the answer may be kept.
-    slot: Option<Slot>,
+    pub(super) slot: Option<Slot>,
 }
 
 /// A request under way: what the modules under `respond` work with.
@@ -222,15 +220,6 @@ impl Ask {
 
     pub(super) fn is_head(&self) -> bool {
         self.method == Method::HEAD
-    }
-
-    /// Its address fixes the whole answer for ever.
-    fn is_keepable(&self) -> bool {
-        self.slot.is_some()
-            && self.method == Method::GET
-            && self.mutable.is_none()
-            && self.policy.is_none()
-            && !self.headers.contains_key(http::header::RANGE)
     }
 
     /// True when the address itself says which form is meant, so that `Accept` has no say.
@@ -412,37 +401,6 @@ impl Visit<'_> {
         reply
     }
 
-    /// Keeps the answer if it is one to keep and all of it is in memory; the body stays the same.
-    fn keep<S, E>(&self, status: StatusCode, out: &HeaderMap, stream: S, length: Option<u64>) -> Begun<S, E>
-    where
-        S: Stream<Item = Result<bytes::Bytes, E>> + Unpin,
-    {
-        let ask = self.ask;
-        let Some(slot) = ask.slot.as_ref().filter(|_| status == StatusCode::OK && ask.is_keepable()) else {
-            return Begun::untouched(stream);
-        };
-        let from_memory = |session: &Session| session.report().cache_state() == CacheState::Memory;
-        if !from_memory(&self.session) {
-            self.session.take_reads();
-            return Begun::untouched(stream);
-        }
-        let facts = warm::Facts {
-            headers: out,
-            modified: out.get(LAST_MODIFIED).and_then(|at| httpdate::parse_http_date(at.to_str().ok()?).ok()),
-            length,
-            known_at_once: out.get(ETAG).is_some_and(|etag| validators(ask).iter().any(|known| etag == known.as_str())),
-            root: ask.root,
-            path: ask.path.to_string(),
-            format: ask.negotiated.format.name(),
-        };
-        let begun = self
-            .gateway
-            .warm
-            .keep(slot, &facts, stream, || self.session.take_reads().filter(|_| from_memory(&self.session)));
-        self.session.take_reads();
-        begun
-    }
-
     /// The same for a body that is here already.
     pub(super) fn reply_bytes(&mut self, status: StatusCode, out: HeaderMap, body: bytes::Bytes) -> Reply {
         let length = body.len() as u64;
@@ -486,7 +444,7 @@ fn known_by_the_client(ask: &Ask) -> Option<String> {
 }
 
 /// What an address alone says of the validators of its answer.
-fn validators(ask: &Ask) -> Vec<String> {
+pub(super) fn validators(ask: &Ask) -> Vec<String> {
     if !ask.target.segments.is_empty() {
         return Vec::new();
     }

@@ -8,7 +8,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures::FutureExt;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use tracing::{Instrument, debug, error, info_span};
 
 use super::error::GatewayError;
@@ -44,7 +44,12 @@ pub(super) async fn wrap(State(counts): State<Counts>, mut request: Request, nex
         panicked(&method, accept, &info)
     });
 
+    let bodiless = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let out = response.headers_mut();
+    if bodiless {
+        // axum says that the empty body has no bytes; here that would be said of what is not sent (RFC 9110 §8.6).
+        out.remove(http::header::CONTENT_LENGTH);
+    }
     headers::set_common(out);
     out.insert(headers::REQUEST_ID, headers::value(&info.id));
     let format = response.extensions().get::<FormatLabel>().map_or("none", |label| label.0);

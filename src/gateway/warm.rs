@@ -17,6 +17,7 @@
 
 mod answer;
 mod fill;
+mod visit;
 
 use std::collections::hash_map::RandomState;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,7 +42,6 @@ use crate::telemetry::Metrics;
 use crate::units::ByteSize;
 
 pub(super) use answer::{Given, give};
-pub(super) use fill::{Begun, Facts};
 
 /// Longer keys are not looked up: host, path and query together, in bytes.
 const MAX_KEY: usize = 2_048;

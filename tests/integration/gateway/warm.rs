@@ -155,7 +155,8 @@ const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,ima
 async fn a_kept_answer_cannot_be_told_from_a_new_one() {
     let warm = Warm::new();
     let (text, _) = warm.world.file(b"plain words, no name\n").await;
-    let (large, _) = warm.world.file(&noise(3 << 20)).await;
+    // Two blocks.
+    let (large, _) = warm.world.file(&noise((1 << 20) + 50_000)).await;
     let (page, _) = warm.world.file(b"<!doctype html><title>x</title>").await;
     let site = warm.world.directory(&[("index.html", page), ("a b.txt", text)]).await;
     let dir = warm.world.directory(&[("large.bin", large), ("site", site), ("text", text)]).await;
