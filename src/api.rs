@@ -29,6 +29,7 @@ mod add;
 mod cache;
 mod cursor;
 mod events;
+mod explain;
 mod extract;
 mod health;
 mod maintenance;
@@ -133,6 +134,7 @@ fn routes() -> OpenApiRouter<State> {
         .routes(routes!(maintenance::scrub))
         .routes(routes!(cache::cache))
         .routes(routes!(events::events))
+        .routes(routes!(explain::explain))
         .routes(routes!(node::id))
         .routes(routes!(node::stats))
         .routes(routes!(node::config))

@@ -19,8 +19,8 @@ use crate::blockstore::{Blocks, DataDirLock, StoreError};
 use crate::config::{ConfigError, Settings};
 use crate::db::Database;
 use crate::denylist::{self, DenylistError, Denylists};
-use crate::exchange::Exchange;
 use crate::http_peer::delegated::{DelegatedMetrics, DelegatedRouter, RouterUrlError};
+use crate::http_peer::trustless::HttpError;
 use crate::listener::{self, Tls, TlsError};
 use crate::names;
 use crate::record::live::Feed;
@@ -66,6 +66,8 @@ pub enum StartError {
     Node(#[from] p2p::NodeError),
     #[error(transparent)]
     Router(#[from] RouterUrlError),
+    #[error(transparent)]
+    HttpPeer(#[from] HttpError),
     #[error(transparent)]
     Denylist(#[from] DenylistError),
     #[error("--subdomain-host: {0}")]
@@ -134,12 +136,15 @@ impl App {
             Some(p2p::Node::start(&parts::node(&settings), &data_dir, serve, &metrics, &stages.node).await?)
         };
         let routers = Routers::new(&settings, node.as_ref(), &metrics)?;
-        let exchange = node.clone().map(|node| Arc::new(node) as Arc<dyn Exchange>);
+        let http = match &node {
+            Some(node) => Some(parts::http_peers(&settings, node, &metrics, &stages.node)?),
+            None => None,
+        };
         let retriever = Retriever::new(
             &parts::retriever(&settings, &data_dir),
             allowed,
-            exchange,
-            routers.content.clone(),
+            parts::exchange(node.as_ref(), http.as_ref()),
+            parts::content_routers(&settings, &routers),
             &metrics,
             &stages.retriever,
         );
@@ -180,6 +185,16 @@ impl App {
             config: parts::gateway(&settings)?,
             is_admin_token: token.check(),
         };
+        let stop = CancellationToken::new();
+        let stats = listener::Stats::new(&metrics);
+        let mut listeners = Vec::new();
+        if let Some(node) = node.as_ref().filter(|_| !settings.no_libp2p_gateway) {
+            let router = gateway::trustless(state.clone(), &metrics);
+            let options = parts::streams(&settings, &stats);
+            let streams = listener::Streams::new(router, options, &stages.listeners, stop.clone());
+            node.serve_http(streams.clone());
+            listeners.push(stages.listeners.spawn("libp2p gateway", async move { streams.drained().await }));
+        }
         let gateway_service = gateway::service(state, &metrics);
         let admin = parts::Admin {
             settings: &settings,
@@ -201,8 +216,6 @@ impl App {
         };
         let admin_router = admin.router();
 
-        let stop = CancellationToken::new();
-        let stats = listener::Stats::new(&metrics);
         let tunnels = parts::tunnels(&settings)?;
         let options = |name, tunnel_to| listener::Options {
             name,
@@ -218,7 +231,7 @@ impl App {
         let (supervisor, token) = (stages.listeners.clone(), stop.clone());
         let admin = options("admin", None);
         let admin = async move { listener::serve(admin_tcp, admin_router, admin, &supervisor, token).await };
-        let listeners = vec![stages.listeners.spawn("gateway", gateway), stages.listeners.spawn("admin", admin)];
+        listeners.extend([stages.listeners.spawn("gateway", gateway), stages.listeners.spawn("admin", admin)]);
 
         if let Err(error) = api.write(&data_dir) {
             warn!(%error, "the api file cannot be written: other commands will not find this server");

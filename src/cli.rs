@@ -17,6 +17,7 @@ mod connection;
 mod content;
 mod doctor;
 mod error;
+mod explain;
 mod export;
 mod gpu;
 mod name;
@@ -82,6 +83,8 @@ pub enum Command {
         #[arg(short, long)]
         recursive: bool,
     },
+    /// Say who has it, how they are reached, what of it is here, and what a fetch would cost; fetches nothing
+    Explain(ContentArgs),
     /// Import and export CAR files
     #[command(subcommand)]
     Car(CarCommand),
@@ -296,6 +299,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Cat(args) => content::cat(&common, args).await,
         Command::Ls(args) => content::ls(&common, args).await,
         Command::Refs { content, recursive } => content::refs(&common, content, recursive).await,
+        Command::Explain(args) => explain::explain(&common, args).await,
         Command::Car(CarCommand::Import { files }) => actions::car_import(&common, files).await,
         Command::Car(CarCommand::Export { content, output }) => content::car_export(&common, content, output).await,
         Command::Name(command) => name::run(&common, command).await,

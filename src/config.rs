@@ -53,7 +53,7 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// libp2p addresses to listen on.
     pub listen: Vec<Multiaddr>,
-    /// Peers that are kept connected and asked for blocks.
+    /// Peers that are kept connected and asked for blocks; HTTP providers end in `/http`, `/https` or `/tls/http`.
     pub peer: Vec<Multiaddr>,
     /// Delegated routers (Routing V1 over HTTP), by URL.
     pub router: Vec<String>,
@@ -87,8 +87,15 @@ pub struct Settings {
     pub admin_host: Vec<String>,
     /// Hosts that serve each root on an origin of its own, CID.ipfs.HOST; with or without a port, or `*.HOST`.
     pub subdomain_host: Vec<String>,
+    /// A browser that waits longer for a page than this gets one that shows what happens and turns into the content. Programs
+    /// never get it. 0s: nobody does.
+    #[serde(with = "humantime_serde")]
+    pub waiting_page: Duration,
     /// Answer `/routing/v1` on the gateway (Delegated Routing V1): others may ask for providers, peers and names.
     pub routing_v1: bool,
+    /// Do not answer `/http/1.1` streams of libp2p peers (trustless gateway over libp2p): blocks, CARs and IPNS records that are
+    /// here. Nothing is fetched for them, and Bitswap gives them the same blocks.
+    pub no_libp2p_gateway: bool,
     /// Denylists in the compact format (IPIP-383), files or folders of `.deny` files, read again when they change. Those in
     /// /etc/ipfs/denylists and ~/.config/ipfs/denylists are read too.
     pub denylist: Vec<PathBuf>,
@@ -113,6 +120,8 @@ pub struct Limits {
     pub concurrent_requests: usize,
     /// Connections from one IPv4 address or one IPv6 /64; loopback and trusted proxies are exempt.
     pub connections_per_ip: usize,
+    /// Requests of libp2p peers that are answered at once, all peers together; more are refused. Of one connection: 16.
+    pub libp2p_requests: usize,
     /// Time for a request header to arrive, and its largest size.
     #[serde(with = "humantime_serde")]
     pub header_timeout: Duration,
@@ -131,6 +140,12 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// Bytes fetched ahead of readers, over all requests.
     pub reorder_budget: ByteSize,
+    /// The largest file of which a part may be asked for; of larger ones 501. 0: no limit.
+    pub range_file_size: ByteSize,
+    /// The largest file or archive that is served as such; larger ones get 410 and can be had as blocks or CARs. 0: no limit.
+    pub deserialized_size: ByteSize,
+    /// The largest graph that is served in any form but block by block; larger ones get 410. 0: no limit.
+    pub dag_size: ByteSize,
     /// Requests a second to the admin listener, sustained, of one client (IPv6: a /64) and of one token; a burst is four
     /// seconds' worth; more are answered 429 with Retry-After. 0: no limit. Reads, changes, and those that walk the store,
     /// the database or the network (gc, scrub, reports, analytics, topology, explain, placement) count apart.
@@ -166,7 +181,9 @@ impl Default for Settings {
             admin_token_file: None,
             admin_host: Vec::new(),
             subdomain_host: vec!["localhost".to_owned()],
+            waiting_page: Duration::from_secs(2),
             routing_v1: false,
+            no_libp2p_gateway: false,
             denylist: Vec::new(),
             cache_memory: ByteSize::mib(128),
             cache_disk: ByteSize::gib(10),
@@ -182,6 +199,7 @@ impl Default for Limits {
             request_timeout: Duration::from_secs(3600),
             concurrent_requests: 4096,
             connections_per_ip: 256,
+            libp2p_requests: 256,
             header_timeout: Duration::from_secs(15),
             header_size: ByteSize(32 * 1024),
             first_byte_timeout: Duration::from_secs(15),
@@ -189,6 +207,9 @@ impl Default for Limits {
             write_stall_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
             reorder_budget: ByteSize::mib(64),
+            range_file_size: ByteSize(0),
+            deserialized_size: ByteSize(0),
+            dag_size: ByteSize(0),
             api_reads_per_second: 500,
             api_changes_per_second: 500,
             api_expensive_per_second: 20,

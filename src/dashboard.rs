@@ -8,6 +8,7 @@ mod attention;
 mod chart;
 mod content;
 mod error;
+mod explain;
 mod export;
 pub mod filters;
 mod network_map;
@@ -36,6 +37,7 @@ pub use reference::reference;
 pub use system::Host;
 
 use crate::db::{Database, DbError};
+use crate::retriever::Retriever;
 use crate::topology::Facts;
 
 /// What the pages read.
@@ -53,6 +55,8 @@ pub struct State {
     pub host: Arc<Host>,
     /// What the configuration says about routers, for recommendations.
     pub facts: Facts,
+    /// Who has what, asked anew for each page that says so.
+    pub retriever: Retriever,
 }
 
 /// What pages show of the node without asking the database.
@@ -91,6 +95,8 @@ pub fn router(state: State) -> Router {
         .route("/system", get(system::page))
         .route("/webgpu", get(webgpu::page))
         .route("/reports", get(reports::page))
+        .route("/explain", get(explain::form))
+        .route("/explain/{cid}", get(explain::page))
         .route("/static/{*path}", get(assets::serve))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)

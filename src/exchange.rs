@@ -3,6 +3,8 @@
 //! An exchange is a mechanism: it sends exactly the wants it is given to exactly the peer it is told, and reports
 //! what comes back. Whom to ask for what, and when to give up, is decided above (`retriever`).
 
+pub mod address;
+
 use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId};
@@ -121,13 +123,15 @@ impl Arrival {
 pub enum ConnectError {
     #[error("no address is known for the peer")]
     NoAddress,
+    #[error("it is this node itself")]
+    Itself,
     #[error("the address is private and not allowed by --allow-private")]
     PrivateAddress,
     #[error("no connection within {0:?}")]
     Timeout(Duration),
     #[error("connection limit reached")]
     LimitReached,
-    #[error("the peer does not speak bitswap")]
+    #[error("the peer speaks neither bitswap nor the trustless gateway protocol")]
     Unsupported,
     #[error("dial failed: {0}")]
     Dial(String),
@@ -153,6 +157,10 @@ pub trait Exchange: Send + Sync + 'static {
 
     /// Dials a peer, with `addrs` beside those already known. `trusted` addresses (configured, mDNS) may be private.
     fn connect(&self, peer: PeerId, addrs: Vec<Multiaddr>, trusted: bool);
+
+    /// Keeps the connections to these peers, and to no others of earlier calls, open without traffic. An exchange without
+    /// lasting connections has nothing to do.
+    fn keep_warm(&self, _peers: &[PeerId]) {}
 
     /// Peers that are connected and speak this exchange.
     fn connected(&self) -> Vec<(PeerId, Transport)>;

@@ -24,6 +24,9 @@ pub mod redirects;
 mod respond;
 mod routing_v1;
 mod service;
+mod size;
+mod trustless;
+mod waiting;
 mod warm;
 
 use std::sync::Arc;
@@ -36,16 +39,18 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use crate::denylist::Denylists;
-use crate::names::Resolver;
+use crate::names::{Reach, Resolver};
 use crate::record::RecordSink;
 use crate::retriever::Retriever;
 use crate::telemetry::Metrics;
 use crate::units::ByteSize;
 use metrics::Counts;
+use waiting::Waits;
 use warm::Warm;
 
 pub use routing_v1::{OwnAddresses, Routing};
 pub use service::Service;
+pub use trustless::trustless;
 
 /// Limits of the gateway.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
@@ -61,6 +66,18 @@ pub struct Config {
     /// How long a request may take in all; then its body is reset. Default 1 h. 0: no limit.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
+    /// The largest file, in bytes, of which a part may be asked for; of larger ones 501. Default 0: no limit. Set it (to 5 GiB
+    /// and less) in front of a cache that answers a range of a large file with all of it.
+    pub range_file_size: u64,
+    /// The largest file or archive, in bytes, that is served as such; larger ones get 410 and can be had as blocks or CARs.
+    /// Default 0: no limit.
+    pub deserialized_size: u64,
+    /// The largest graph, in bytes, that is served in any form but block by block; larger ones get 410. Default 0: no limit.
+    pub dag_size: u64,
+    /// A browser that waits longer for a page than this gets one that shows what happens and turns into the content.
+    /// Default 2 s. Programs never get it. 0: nobody does.
+    #[serde(with = "humantime_serde")]
+    pub waiting_page: Duration,
     /// Serve what a browser would run (HTML, SVG) with `Content-Security-Policy: sandbox`: every path shares the
     /// gateway's origin. Default false, because it breaks sites that store things; true where the gateway's host name
     /// has other uses.
@@ -81,6 +98,10 @@ impl Default for Config {
             concurrent_requests: 4096,
             first_byte_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(3600),
+            range_file_size: 0,
+            deserialized_size: 0,
+            dag_size: 0,
+            waiting_page: Duration::from_secs(2),
             sandbox: false,
             answer_cache: ByteSize::mib(32),
             // Local invariant: the name is a host name.
@@ -118,8 +139,10 @@ pub fn service(state: State, metrics: &Metrics) -> Service {
     let counts = Counts::new(metrics);
     let gateway = Arc::new(Gateway {
         permits: Arc::new(Semaphore::new(state.config.concurrent_requests as usize)),
+        waits: Waits::new(state.config.waiting_page, counts.clone(), state.retriever.supervisor().clone()),
         counts: counts.clone(),
         warm: Warm::new(state.config.answer_cache, metrics),
+        reach: Reach::Network,
         state,
     });
     let routing = gateway.state.routing.is_some().then(routing_v1::router).unwrap_or_default();
@@ -128,10 +151,10 @@ pub fn service(state: State, metrics: &Metrics) -> Service {
         .route("/", any(handler::home))
         .route("/ipfs", any(handler::open))
         .route("/ipfs/", any(handler::open))
-        .route("/ipfs/{*path}", any(handler::content))
+        .route("/ipfs/{*path}", any(waiting::content))
         .route("/ipns", any(handler::open))
         .route("/ipns/", any(handler::open))
-        .route("/ipns/{*path}", any(handler::content))
+        .route("/ipns/{*path}", any(waiting::content))
         .fallback(handler::nothing)
         .with_state(gateway.clone());
     // The front gives requests of other origins their content path: it comes before the routes are tried.
@@ -148,4 +171,7 @@ struct Gateway {
     permits: Arc<Semaphore>,
     counts: Counts,
     warm: Warm,
+    /// Whether the network is asked for what is not here.
+    reach: Reach,
+    waits: Arc<Waits>,
 }

@@ -9,7 +9,7 @@
 //! | L2 | [`p2p`] [`http_peer`] [`db`] |
 //! | L3 | [`retriever`] [`names`] |
 //! | L4a | [`dag`] [`topology`] [`webgpu`] |
-//! | L4b | [`checkpoint`] [`report`] |
+//! | L4b | [`checkpoint`] [`explain`] [`report`] |
 //! | L5 | [`gateway`] [`api`] [`dashboard`] |
 //! | L6 | [`config`] [`app`] [`accelerator`] [`cli`] |
 
@@ -38,6 +38,7 @@ pub mod topology;
 pub mod webgpu;
 
 pub mod checkpoint;
+pub mod explain;
 pub mod report;
 
 pub mod api;

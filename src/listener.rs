@@ -7,8 +7,10 @@
 mod clock;
 mod connection;
 mod limits;
+mod streams;
 mod target;
 mod tls;
+mod unsent;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -36,6 +38,7 @@ use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 use crate::units::ByteSize;
 use limits::Limiter;
+pub use streams::Streams;
 pub use tls::{Tls, TlsError};
 
 /// Wait after the first failed accept; doubled up to [`ACCEPT_BACKOFF_MAX`].
@@ -157,6 +160,8 @@ enum Reason {
     Stall,
     Drain,
     PerIp,
+    /// Too many streams of one connection.
+    PerConnection,
     Full,
     Tls,
     Accept,
@@ -173,6 +178,17 @@ impl Stats {
                 Family::default(),
             ),
         }
+    }
+
+    /// Counts a connection, and as open until what comes back is dropped.
+    fn opened(&self, listener: &'static str) -> impl Send + use<> {
+        let label = Listener { listener };
+        self.accepted.get_or_create(&label).inc();
+        let gauge = self.open.get_or_create_owned(&label);
+        gauge.inc();
+        OnDrop(Some(move || {
+            gauge.dec();
+        }))
     }
 
     fn closed(&self, listener: &'static str, reason: Reason) {
@@ -196,17 +212,21 @@ where
     S::Future: Send,
 {
     let hard_stop = CancellationToken::new();
+    let limiter = Limiter::new(&options.config, options.trusted_proxies.clone());
     let server = Arc::new(Server {
         http: http(&options.config, supervisor),
-        limiter: Limiter::new(&options.config, options.trusted_proxies.clone()),
         service,
         options,
         stop: stop.clone(),
         hard_stop: hard_stop.clone(),
     });
     let open = TaskTracker::new();
-    accept(tcp, &server, supervisor, &open).await;
+    accept(tcp, &server, &limiter, supervisor, &open).await;
+    drain(&server, &open).await
+}
 
+/// Waits for what is open, then cuts it; how many had to be cut.
+async fn drain<S>(server: &Server<S>, open: &TaskTracker) -> usize {
     open.close();
     let name = server.options.name;
     let drain = server.options.config.drain_timeout;
@@ -216,7 +236,7 @@ where
     }
     let cut = open.len();
     warn!(listener = name, connections = cut, ?drain, "cutting connections that did not finish in time");
-    hard_stop.cancel();
+    server.hard_stop.cancel();
     let _ = tokio::time::timeout(HARD_STOP_GRACE, open.wait()).await;
     cut
 }
@@ -224,7 +244,6 @@ where
 /// What the connections of one listener share.
 struct Server<S> {
     http: auto::Builder<Spawner>,
-    limiter: Limiter,
     service: S,
     options: Options,
     stop: CancellationToken,
@@ -237,8 +256,13 @@ impl<S> Server<S> {
     }
 }
 
-async fn accept<S: Answers>(tcp: TcpListener, server: &Arc<Server<S>>, supervisor: &Supervisor, open: &TaskTracker)
-where
+async fn accept<S: Answers>(
+    tcp: TcpListener,
+    server: &Arc<Server<S>>,
+    limiter: &Limiter,
+    supervisor: &Supervisor,
+    open: &TaskTracker,
+) where
     S::Future: Send,
 {
     let name = server.options.name;
@@ -266,7 +290,7 @@ where
             }
         };
         backoff = ACCEPT_BACKOFF_MIN;
-        let place = match server.limiter.admit(peer.ip()) {
+        let place = match limiter.admit(peer.ip()) {
             Ok(place) => place,
             Err(reason) => {
                 server.closed(reason);
@@ -274,17 +298,12 @@ where
                 continue;
             }
         };
-        let label = Listener { listener: name };
-        server.options.stats.accepted.get_or_create(&label).inc();
-        let gauge = server.options.stats.open.get_or_create_owned(&label);
         let _ = stream.set_nodelay(true);
+        let _ = unsent::bound(&stream);
+        let counted = server.options.stats.opened(name);
         let server = server.clone();
         supervisor.spawn_short(open.track_future(async move {
-            gauge.inc();
-            let _gauge = OnDrop(Some(move || {
-                gauge.dec();
-            }));
-            let _place = place;
+            let _held = (counted, place);
             connection::run(&server, stream, peer).await;
         }));
     }

@@ -11,6 +11,7 @@ pub mod client;
 pub mod config;
 mod configured;
 pub mod event_loop;
+pub mod http;
 pub mod identity;
 pub mod metrics;
 pub mod resolver;
@@ -76,9 +77,10 @@ impl Node {
         let node_metrics = metrics::NodeMetrics::register(telemetry);
         let bitswap_metrics = metrics::BitswapMetrics::register(telemetry);
         let shared = bitswap::Shared::new(bitswap_metrics, bitswap::server::Server::new(serve));
+        let http = http::Shared::new(http::HttpMetrics::register(telemetry), supervisor);
 
         let (transport, relay) = transport::build(&key, config, &policy, telemetry)?;
-        let behaviour = behaviour::Behaviour::new(&key, config, relay, shared.clone(), &mut warnings);
+        let behaviour = behaviour::Behaviour::new(&key, config, relay, shared.clone(), http.clone(), &mut warnings);
         let swarm_config =
             swarm::Config::with_tokio_executor().with_idle_connection_timeout(config.idle_timeout).with_smart_dial();
         let swarm = Swarm::new(transport, behaviour, peer_id, swarm_config);
@@ -123,7 +125,8 @@ impl Node {
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
-        let inner = client::Inner { peer_id, commands, shared, view, routers, dht, warnings, metrics: node_metrics };
+        let inner =
+            client::Inner { peer_id, commands, shared, http, view, routers, dht, warnings, metrics: node_metrics };
         Ok(Client { inner: Arc::new(inner) })
     }
 }

@@ -7,6 +7,7 @@ mod engine;
 pub mod ledger;
 mod local;
 mod metrics;
+pub mod probe;
 mod rate;
 mod report;
 pub mod scheduler;
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use libp2p::PeerId;
+use libp2p::{Multiaddr, PeerId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::broadcast;
@@ -37,7 +38,7 @@ use crate::telemetry::Metrics;
 use crate::units::ByteSize;
 
 pub use scheduler::{SessionId, Tally as Totals};
-pub use session::Session;
+pub use session::{Session, Watch};
 
 use engine::Engine;
 use metrics::RetrieverMetrics;
@@ -85,6 +86,8 @@ pub struct Config {
     /// Share, 0 to 1, of received bytes that may be received twice for hedging. Default: 0.03. 0 leaves one block a
     /// session.
     pub duplicate_share: f64,
+    /// Peers whose connections are kept open without traffic, those that would deliver soonest. Default: 8; 0 keeps none.
+    pub keep_warm: usize,
     /// Where those figures outlive the process. Default: none; the program sets a file in its data directory.
     #[serde(skip)]
     pub ledger_file: Option<PathBuf>,
@@ -106,6 +109,7 @@ impl Default for Config {
             max_searches: tuning.searches,
             ledger_peers: tuning.ledger_peers,
             duplicate_share: tuning.duplicate_share,
+            keep_warm: tuning.keep_warm,
             ledger_file: None,
         }
     }
@@ -116,7 +120,14 @@ impl Default for Config {
 pub enum FetchError {
     /// Every router has answered and nobody has it (or everybody who was said to have it has not).
     #[error("no provider has {cid} ({providers_found} found, {providers_tried} tried, in {phase})")]
-    NotFound { cid: Cid, phase: Phase, providers_found: u32, providers_tried: u32 },
+    NotFound {
+        cid: Cid,
+        phase: Phase,
+        providers_found: u32,
+        providers_tried: u32,
+        /// Routers that gave an error instead of an answer: with no provider found, it is not known that there is none.
+        routers_failed: u32,
+    },
     /// No progress for the retrieval timeout.
     #[error("no progress on {cid} for {waited:?} ({providers_found} found, {providers_tried} tried, in {phase})")]
     Timeout { cid: Cid, phase: Phase, providers_found: u32, providers_tried: u32, waited: Duration },
@@ -183,6 +194,9 @@ pub struct PeerSnapshot {
     pub peer: PeerId,
     /// `None` when it is not connected.
     pub transport: Option<Transport>,
+    /// Of the connection, as the exchange named it.
+    pub address: Option<Multiaddr>,
+    pub connected_for: Option<Duration>,
     /// The smallest round trip measured.
     pub rtt: Option<Duration>,
     /// Delivery rate of this connection, windowed maximum, bytes a second.
@@ -223,6 +237,8 @@ struct Core {
     scheduler: Mutex<Scheduler>,
     /// `None`: no network.
     mailbox: Option<Arc<Mailbox>>,
+    /// What probes ask through; `None`: no network.
+    hub: Option<Arc<probe::Hub>>,
     metrics: RetrieverMetrics,
     supervisor: Supervisor,
     live: broadcast::Sender<LiveEvent>,
@@ -262,12 +278,15 @@ impl Retriever {
             ledger_peers: config.ledger_peers,
             broadcast: config.broadcast,
             duplicate_share: config.duplicate_share.clamp(0.0, 1.0),
+            keep_warm: config.keep_warm,
         };
         let mailbox = exchange.is_some().then(|| Arc::new(Mailbox::default()));
+        let hub = exchange.clone().map(|exchange| Arc::new(probe::Hub::new(exchange, routers.clone(), metrics)));
         let core = Arc::new(Core {
             blocks,
             scheduler: Mutex::new(Scheduler::new(tuning)),
             mailbox: mailbox.clone(),
+            hub,
             metrics: RetrieverMetrics::new(metrics),
             supervisor: supervisor.clone(),
             live: broadcast::channel(LIVE_EVENTS).0,
@@ -319,6 +338,11 @@ impl Retriever {
         self.core.blocks.removals()
     }
 
+    /// Owns what goes on between the requests of one reader: it ends with the sessions.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.core.supervisor
+    }
+
     /// Sessions that ask the network now.
     pub fn active_sessions(&self) -> usize {
         self.core.active.load(Ordering::Relaxed)
@@ -328,6 +352,11 @@ impl Retriever {
     pub fn peers(&self) -> Vec<PeerSnapshot> {
         let now = Instant::now().saturating_duration_since(self.core.epoch);
         self.core.scheduler().snapshot(now)
+    }
+
+    /// Peers that are connected over this transport now.
+    pub fn connected_over(&self, transport: Transport) -> usize {
+        self.core.scheduler().connected_over(transport)
     }
 
     /// Exact counts since the start.

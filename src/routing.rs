@@ -75,6 +75,11 @@ pub enum RoutingError {
 pub trait ContentRouter: Send + Sync + 'static {
     fn kind(&self) -> RouterKind;
 
+    /// Which of its kind it is, for people.
+    fn name(&self) -> String {
+        self.kind().to_string()
+    }
+
     /// Providers as they are found. The end of the stream means that the router has nothing more to say; dropping the
     /// stream ends the query. An error is the last item.
     fn find_providers(&self, cid: &Cid) -> BoxStream<'static, Result<Provider, RoutingError>>;

@@ -1,4 +1,4 @@
-//! Sizes as people write them in the configuration and on the command line.
+//! What people read and write: sizes in the configuration and on the command line, and names of strangers on pages and terminals.
 
 use std::fmt;
 use std::str::FromStr;
@@ -99,9 +99,34 @@ impl<'de> Deserialize<'de> for ByteSize {
     }
 }
 
+/// A character without a look of its own, or one that changes the look of what follows: controls (ends of lines included), marks of
+/// direction, joiners, tags. On a page such a name deceives, on a terminal it steers (CVE-2020-26283).
+pub fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// A name of a stranger as it can be shown: what [`is_unseen`] is written as an escape.
+pub fn visible(name: &str) -> String {
+    let mut shown = String::with_capacity(name.len());
+    for c in name.chars() {
+        if is_unseen(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_deceive_or_steer_are_written_out() {
+        assert_eq!(visible("a\u{202e}txt.exe"), "a\\u{202e}txt.exe");
+        assert_eq!(visible("a\r\nb\0\u{1b}[2J\u{9b}"), "a\\u{d}\\u{a}b\\u{0}\\u{1b}[2J\\u{9b}");
+        assert_eq!(visible("\u{2028}\u{feff}\u{e0041}"), "\\u{2028}\\u{feff}\\u{e0041}");
+        assert_eq!(visible("file-źł größe 1.txt"), "file-źł größe 1.txt");
+    }
 
     #[test]
     fn sizes_read_and_print_as_people_write_them() {

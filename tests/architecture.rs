@@ -26,6 +26,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("topology", 40),
     ("webgpu", 40),
     ("checkpoint", 45),
+    ("explain", 45),
     ("report", 45),
     ("gateway", 50),
     ("api", 50),
@@ -178,6 +179,27 @@ fn no_file_is_longer_than_800_lines() {
         }
     }
     assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+#[test]
+fn every_test_that_the_conformance_table_names_is_there() {
+    let table = std::fs::read_to_string(root().join("docs/conformance.md")).unwrap();
+    let code: String = ["src", "tests"]
+        .iter()
+        .flat_map(|dir| rust_files(&root().join(dir)))
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .collect();
+    let rows = table.lines().filter(|line| line.starts_with("| "));
+    // What stands between backticks and looks like the name of a test; parameters and paths do not.
+    let named: Vec<&str> = rows
+        .flat_map(|row| row.rsplit(" | ").next().unwrap().split('`').skip(1).step_by(2))
+        .filter(|name| {
+            name.contains('_') && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        })
+        .collect();
+    assert!(named.len() > 100, "only {} names were found", named.len());
+    let missing: Vec<&&str> = named.iter().filter(|name| !code.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "docs/conformance.md names tests that do not exist: {missing:?}");
 }
 
 #[test]

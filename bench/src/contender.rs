@@ -1,7 +1,9 @@
 //! Who is measured: adapters around real programs, each with its version.
 
 pub mod aria2;
+pub mod helia;
 pub mod kubo;
+pub mod rainbow;
 pub mod tidegate;
 pub mod web;
 
@@ -79,6 +81,8 @@ pub enum Inside {
     Tidegate(SocketAddr),
     /// The RPC listener.
     Kubo(SocketAddr),
+    /// None that tells of duplicates.
+    Nothing,
 }
 
 impl Gateway {
@@ -125,6 +129,7 @@ impl Contender for Gateway {
 
     fn duplicates(&self) -> Option<u64> {
         match self.inside {
+            Inside::Nothing => None,
             Inside::Kubo(api) => {
                 self.ask("POST", api, "/api/v0/bitswap/stat".to_owned()).ok()?["DupDataReceived"].as_u64()
             }

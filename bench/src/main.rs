@@ -63,7 +63,7 @@ struct RunArgs {
     /// Contents in bytes instead of the scenarios' own.
     #[arg(long, value_delimiter = ',')]
     size: Vec<u64>,
-    /// Who takes part: tidegate-optimized, tidegate-standard, kubo, aria2, nginx-warm.
+    /// Who takes part: tidegate-optimized, tidegate-standard, kubo, helia, rainbow, aria2, nginx-warm.
     #[arg(long, value_delimiter = ',', default_value = "tidegate-optimized,tidegate-standard,kubo")]
     contenders: Vec<String>,
     /// Which programs have the contents.

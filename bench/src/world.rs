@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 
 use crate::adversary::Adversary;
 use crate::contender::aria2::Aria2;
+use crate::contender::helia;
 use crate::contender::kubo::{self, Kubo};
+use crate::contender::rainbow;
 use crate::contender::tidegate::{self, Peer, Peers};
 use crate::contender::web::{self, Nginx, WarmConnection};
 use crate::contender::{Contender, Content, Gateway, Scratch, Transport};
@@ -155,6 +157,8 @@ impl World {
                 Some(Box::new(tidegate::contender(gateway, &self.scratch.0, policy, &peers)?))
             }
             "kubo" => Some(Box::new(kubo::contender(gateway, &self.scratch.0, &peers, self.transport)?)),
+            "helia" => helia::contender(gateway, &self.scratch.0, &peers)?.map(boxed),
+            "rainbow" => rainbow::contender(gateway, &self.scratch.0, &peers, self.transport)?.map(boxed),
             "aria2" if !self.webs.is_empty() => {
                 let mirrors = self.webs.iter().map(|(place, _)| Star::address(*place)).collect();
                 match Aria2::new(gateway, &self.scratch.0, mirrors)? {
@@ -272,6 +276,10 @@ impl World {
     pub fn check(&mut self) -> io::Result<()> {
         self.webs.iter_mut().try_for_each(|(_, web)| web.check())
     }
+}
+
+fn boxed(gateway: Gateway) -> Box<dyn Contender> {
+    Box::new(gateway)
 }
 
 /// Writes `bytes` random bytes and tells their SHA-256.

@@ -21,8 +21,8 @@ use utoipa::ToSchema;
 use super::State;
 use super::problem::Problem;
 use crate::db::queries::canonical_cid;
-use crate::record::RetrievalRecord;
 use crate::record::live::{Feed, MAX_WATCHERS, Moment, Totals, Watcher};
+use crate::record::{RetrievalRecord, Transport};
 
 /// How long a browser waits before it connects again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -181,7 +181,8 @@ impl Reader {
                 .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX)),
             totals: self.feed.totals(),
             active_sessions: state.retriever.active_sessions(),
-            peers: state.node.as_ref().map_or(0, |node| node.peers().len()),
+            peers: state.node.as_ref().map_or(0, |node| node.peers().len())
+                + state.retriever.connected_over(Transport::Http),
             database: match state.db.as_ref().map(|db| db.state().is_up()) {
                 None => "off",
                 Some(true) => "up",

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::State;
 use super::extract::fresh;
 use crate::db::DbState;
+use crate::record::Transport;
 use crate::telemetry::METRICS_CONTENT_TYPE;
 
 /// Figures for Prometheus, as OpenMetrics text
@@ -55,7 +56,7 @@ pub async fn readyz(Extract(state): Extract<State>) -> Response {
     };
     let node = match &state.node {
         None => "offline",
-        Some(node) if node.peers().is_empty() => "no peers",
+        Some(node) if node.peers().is_empty() && state.retriever.connected_over(Transport::Http) == 0 => "no peers",
         Some(_) => "connected",
     };
     let draining = state.draining.has_begun();

@@ -16,6 +16,7 @@ use crate::blockstore;
 use crate::db::DbState;
 use crate::db::queries::{MAX_LIMIT, PeerOrder, Window};
 use crate::p2p::Direction;
+use crate::record::Transport;
 use crate::retriever::PeerSnapshot;
 use crate::topology::{self, insight};
 
@@ -137,6 +138,7 @@ struct Worker {
 pub async fn stats(Extract(state): Extract<State>) -> Response {
     let totals = state.retriever.totals();
     let peers = state.node.as_ref().map(|node| (node.peers(), node.dht_routing_peers())).unwrap_or_default();
+    let http = state.retriever.connected_over(Transport::Http);
     let mut workers: BTreeMap<&'static str, Worker> = BTreeMap::new();
     for (name, worker) in state.supervisors.iter().flat_map(|supervisor| supervisor.workers()) {
         let sum = workers.entry(name).or_default();
@@ -163,8 +165,8 @@ pub async fn stats(Extract(state): Extract<State>) -> Response {
             timeouts: totals.timeouts,
         },
         peers: Peers {
-            connected: peers.0.len(),
-            exchange: peers.0.iter().filter(|peer| peer.exchange).count(),
+            connected: peers.0.len() + http,
+            exchange: peers.0.iter().filter(|peer| peer.exchange).count() + http,
             dht_routing: peers.1,
         },
         database: state.db.as_ref().map(|db| DatabaseState::from(db.state())),
@@ -224,7 +226,6 @@ pub async fn peers(Extract(state): Extract<State>, Query(asked): Query<PeersAske
     let ledger: HashMap<_, PeerSnapshot> =
         state.retriever.peers().into_iter().map(|snapshot| (snapshot.peer, snapshot)).collect();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    let total = connected.len();
     let mut items: Vec<PeerView> = connected
         .into_iter()
         .map(|peer| {
@@ -253,9 +254,34 @@ pub async fn peers(Extract(state): Extract<State>, Query(asked): Query<PeersAske
             }
         })
         .collect();
+    items.extend(ledger.values().filter(|peer| peer.transport == Some(Transport::Http)).map(http_provider));
+    let total = items.len();
     items.sort_by(|a, b| b.block_bytes.cmp(&a.block_bytes).then_with(|| a.peer_id.cmp(&b.peer_id)));
     items.truncate(limit);
     Ok(fresh(StatusCode::OK, PeerList { items, total }))
+}
+
+/// An HTTP provider has no libp2p connection: what is known of it is what the retriever measured.
+fn http_provider(known: &PeerSnapshot) -> PeerView {
+    PeerView {
+        peer_id: known.peer.to_string(),
+        agent: None,
+        transport: Transport::Http.as_str(),
+        direction: "outbound",
+        addrs: known.address.iter().map(ToString::to_string).collect(),
+        protocols: Vec::new(),
+        exchange: false,
+        connected_since_us: micros(SystemTime::now() - known.connected_for.unwrap_or_default()),
+        rtt_ms: known.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
+        rate_bps: known.rate.or(known.max_rate),
+        bytes_in: 0,
+        bytes_out: 0,
+        blocks: known.blocks,
+        block_bytes: known.bytes,
+        failures: known.failures,
+        strikes: known.strikes,
+        outstanding: known.outstanding,
+    }
 }
 
 #[derive(Deserialize, IntoParams)]

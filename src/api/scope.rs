@@ -60,6 +60,9 @@ const COMPUTING: [&str; 1] = ["placement/plan"];
 const EXPENSIVE: [&str; 8] =
     ["gc", "scrub", "reports/", "explain/", "p2p/analytics", "p2p/topology", "placement/", "webgpu/summary"];
 
+/// The one page that asks the network.
+const EXPLAIN_PAGE: &str = "/explain/";
+
 pub fn is_change(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
 }
@@ -88,7 +91,9 @@ pub fn needed(method: &Method, path: &str) -> Scope {
 
 pub fn budget(method: &Method, path: &str) -> Budget {
     let resource = resource(path);
-    if EXPENSIVE.iter().any(|prefix| resource == prefix.trim_end_matches('/') || resource.starts_with(prefix)) {
+    let expensive =
+        EXPENSIVE.iter().any(|prefix| resource == prefix.trim_end_matches('/') || resource.starts_with(prefix));
+    if expensive || path.starts_with(EXPLAIN_PAGE) {
         Budget::Expensive
     } else if is_change(method) {
         Budget::Write
@@ -144,6 +149,9 @@ mod tests {
         assert_eq!(budget(&Method::POST, "/api/v1/gc"), Budget::Expensive);
         assert_eq!(budget(&Method::GET, "/api/v1/reports/network"), Budget::Expensive);
         assert_eq!(budget(&Method::GET, "/api/v1/p2p/peers"), Budget::Read);
+        assert_eq!(budget(&Method::GET, "/api/v1/explain/bafkqaaa"), Budget::Expensive);
+        assert_eq!(budget(&Method::GET, "/explain/bafkqaaa"), Budget::Expensive);
+        assert_eq!(budget(&Method::GET, "/explain"), Budget::Read);
         assert_eq!(budget(&Method::GET, "/static/app.css"), Budget::Read);
         assert_eq!(budget(&Method::POST, "/api/v1/add"), Budget::Write);
     }

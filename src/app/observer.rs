@@ -4,7 +4,8 @@ use async_trait::async_trait;
 
 use crate::db::observe::{LinkKind, LinkObservation, PeerObservation};
 use crate::p2p;
-use crate::retriever::Retriever;
+use crate::record::Transport;
+use crate::retriever::{PeerSnapshot, Retriever};
 use crate::topology::{NetworkSource, Observed};
 
 pub struct Observer {
@@ -26,7 +27,29 @@ impl NetworkSource for Observer {
             rate_bps: known.iter().find(|known| known.peer == peer.peer).and_then(|known| known.max_rate),
             observed_by: Some(own.clone()),
         });
+        let http: Vec<&PeerSnapshot> = known.iter().filter(|peer| peer.transport == Some(Transport::Http)).collect();
+        let links = links.chain(http.iter().map(|peer| LinkObservation {
+            a: own.clone(),
+            b: peer.peer.to_string(),
+            kind: LinkKind::Connected,
+            rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
+            rate_bps: peer.max_rate,
+            observed_by: Some(own.clone()),
+        }));
         let links = links.collect();
+        let providers = http.iter().map(|peer| PeerObservation {
+            peer_id: peer.peer.to_string(),
+            connected: true,
+            agent: None,
+            protocols: Vec::new(),
+            addrs: peer.address.iter().map(ToString::to_string).collect(),
+            transport: Some(Transport::Http.to_string()),
+            rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
+            rate_bps: peer.max_rate,
+            bytes_out: None,
+            strikes: Some(peer.strikes.round() as u64),
+            source: None,
+        });
         let peers = connected.into_iter().map(|peer| {
             let ledger = known.iter().find(|known| known.peer == peer.peer);
             PeerObservation {
@@ -43,6 +66,6 @@ impl NetworkSource for Observer {
                 source: None,
             }
         });
-        Observed { peers: peers.collect(), links }
+        Observed { peers: peers.chain(providers).collect(), links }
     }
 }

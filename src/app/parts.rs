@@ -10,17 +10,23 @@ use super::{Routers, StartError};
 use crate::blockstore::{self, Blocks};
 use crate::config::Settings;
 use crate::db::{self, Database};
+use crate::exchange::Exchange;
+use crate::exchange::address::is_http;
 use crate::gateway::host::{Hosts, HostsError};
+use crate::http_peer::merged::{ConfiguredHttp, Merged, WithHttp};
+use crate::http_peer::trustless::{self, HttpExchange};
+use crate::record::Transport;
 use crate::record::live::Feed;
 use crate::retriever::{self, Retriever};
-use crate::routing::{NameRouter, RouterKind};
+use crate::routing::{ContentRouter, NameRouter, RouterKind};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 use crate::topology::Facts;
 use crate::units::ByteSize;
 use crate::{api, dashboard, gateway, listener, names, p2p};
 
-/// What a server inside a command changes: loopback on free ports, no listening peer, no metrics database.
+/// What a server inside a command changes: loopback on free ports, no listening peer, nothing for peers over HTTP, no
+/// metrics database.
 pub fn embed(settings: &mut Settings) {
     let free = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
     settings.gateway = free;
@@ -28,6 +34,7 @@ pub fn embed(settings: &mut Settings) {
     settings.tls_cert = None;
     settings.tls_key = None;
     settings.listen = Vec::new();
+    settings.no_libp2p_gateway = true;
     settings.database = Some(NO_DATABASE.to_owned());
 }
 
@@ -73,6 +80,47 @@ pub fn retriever(settings: &Settings, data_dir: &Path) -> retriever::Config {
     }
 }
 
+/// HTTP providers, whose events go into the node's queue. They end with the node.
+pub fn http_peers(
+    settings: &Settings,
+    node: &p2p::Client,
+    metrics: &Metrics,
+    supervisor: &Supervisor,
+) -> Result<HttpExchange, StartError> {
+    let config = trustless::Config {
+        providers: configured_http(settings),
+        allow_private: settings.allow_private.clone(),
+        dns: p2p::resolver::config(&settings.dns).map_err(StartError::Dns)?,
+        ..Default::default()
+    };
+    Ok(HttpExchange::start(config, Some(node.event_queue()), metrics, supervisor)?)
+}
+
+/// What the retriever asks through: Bitswap and HTTP. `None`: no network.
+pub fn exchange(node: Option<&p2p::Client>, http: Option<&HttpExchange>) -> Option<Arc<dyn Exchange>> {
+    let (node, http) = (node?.clone(), http?.clone());
+    Some(Arc::new(Merged { bitswap: Arc::new(node), http }))
+}
+
+/// The routers as the retriever asks them: their records name HTTP providers too.
+pub fn content_routers(settings: &Settings, routers: &Routers) -> Vec<Arc<dyn ContentRouter>> {
+    let mut all: Vec<Arc<dyn ContentRouter>> = Vec::new();
+    let http = configured_http(settings);
+    if !http.is_empty() && !settings.offline {
+        all.push(Arc::new(ConfiguredHttp(http)));
+    }
+    all.extend(routers.content.iter().map(|router| match router.kind() {
+        RouterKind::Delegated | RouterKind::Dht => Arc::new(WithHttp(router.clone())) as Arc<dyn ContentRouter>,
+        _ => router.clone(),
+    }));
+    all.sort_by_key(|router| router.kind());
+    all
+}
+
+fn configured_http(settings: &Settings) -> Vec<libp2p::Multiaddr> {
+    settings.peer.iter().filter(|addr| is_http(addr)).cloned().collect()
+}
+
 pub fn database(settings: &Settings) -> Option<db::Config> {
     if settings.database.as_deref() == Some(NO_DATABASE) {
         return None;
@@ -94,11 +142,29 @@ pub fn listener(settings: &Settings) -> listener::Config {
     }
 }
 
+/// HTTP over libp2p: the listener's deadlines, bounds of its own.
+pub fn streams(settings: &Settings, stats: &listener::Stats) -> listener::Options {
+    // At least one: 0 would be no bound, and `no-libp2p-gateway` switches it off.
+    let bound = u32::try_from(settings.limits.libp2p_requests).unwrap_or(u32::MAX).max(1);
+    listener::Options {
+        name: "libp2p",
+        config: listener::Config { connections: bound, ..listener(settings) },
+        trusted_proxies: Vec::new(),
+        tls: None,
+        stats: stats.clone(),
+        tunnel_to: None,
+    }
+}
+
 pub fn gateway(settings: &Settings) -> Result<gateway::Config, HostsError> {
     Ok(gateway::Config {
         concurrent_requests: u32::try_from(settings.limits.concurrent_requests).unwrap_or(u32::MAX),
         first_byte_timeout: settings.limits.retrieval_timeout,
         request_timeout: settings.limits.request_timeout,
+        waiting_page: settings.waiting_page,
+        range_file_size: settings.limits.range_file_size.0,
+        deserialized_size: settings.limits.deserialized_size.0,
+        dag_size: settings.limits.dag_size.0,
         subdomain_hosts: Hosts::parse(&settings.subdomain_host)?,
         trusted_proxies: settings.trusted_proxy.clone(),
         answer_cache: answers(settings),
@@ -232,7 +298,9 @@ impl Admin<'_> {
     fn dashboard_state(&self) -> dashboard::State {
         let (node, blocks, offline) = (self.node.clone(), self.blocks.clone(), self.settings.offline);
         let delegated = self.settings.router.len();
-        let snapshot = move || snapshot(node.as_ref(), &blocks, delegated, offline);
+        let retriever = self.retriever.clone();
+        let http = move || retriever.connected_over(Transport::Http);
+        let snapshot = move || snapshot(node.as_ref(), &blocks, delegated, offline, http());
         dashboard::State {
             db: self.database.clone(),
             node: Arc::new(snapshot),
@@ -240,11 +308,18 @@ impl Admin<'_> {
             gateway: self.gateway.clone(),
             compare_share: self.settings.compare_share,
             host: Arc::new(self.host()),
+            retriever: self.retriever.clone(),
         }
     }
 }
 
-fn snapshot(node: Option<&p2p::Client>, blocks: &Blocks, delegated: usize, offline: bool) -> dashboard::NodeSnapshot {
+fn snapshot(
+    node: Option<&p2p::Client>,
+    blocks: &Blocks,
+    delegated: usize,
+    offline: bool,
+    http: usize,
+) -> dashboard::NodeSnapshot {
     let peers = node.map(p2p::Client::peers).unwrap_or_default();
     let mut routers: Vec<String> =
         node.map(p2p::Client::routers).unwrap_or_default().iter().map(|router| router.kind().to_string()).collect();
@@ -252,8 +327,8 @@ fn snapshot(node: Option<&p2p::Client>, blocks: &Blocks, delegated: usize, offli
     dashboard::NodeSnapshot {
         peer_id: node.map(|node| node.peer_id().to_string()),
         addresses: node.map(p2p::Client::listen_addrs).unwrap_or_default().iter().map(ToString::to_string).collect(),
-        peers: peers.len(),
-        exchange_peers: peers.iter().filter(|peer| peer.exchange).count(),
+        peers: peers.len() + http,
+        exchange_peers: peers.iter().filter(|peer| peer.exchange).count() + http,
         routers,
         warnings: node.map(p2p::Client::warnings).unwrap_or_default(),
         offline,

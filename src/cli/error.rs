@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::Write;
 
+use crate::units::visible;
+
 /// DESIGN.md §8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -67,9 +69,9 @@ impl CliError {
             let _ = writeln!(stderr, "{object}");
             return;
         }
-        let _ = writeln!(stderr, "error: {}", printable(&self.message));
+        let _ = writeln!(stderr, "error: {}", lines(&self.message));
         if let Some(hint) = &self.hint {
-            let _ = writeln!(stderr, "  {}", printable(hint));
+            let _ = writeln!(stderr, "  {}", lines(hint));
         }
     }
 }
@@ -114,6 +116,7 @@ impl From<crate::app::StartError> for CliError {
             | StartError::Denylist(_)
             | StartError::Token { .. }
             | StartError::Tls(_)
+            | StartError::HttpPeer(_)
             | StartError::Router(_) => Self::usage(text),
             StartError::Node(_) => Self::failed(text),
         }
@@ -130,19 +133,15 @@ pub fn say(line: impl fmt::Display) -> Result<(), CliError> {
     }
 }
 
-/// Names and messages from elsewhere must not steer the terminal (CVE-2020-26283): control and bidi characters are
-/// shown as escapes.
+/// A name or message from elsewhere, on a line of its own: it must not steer the terminal, and not make up another line
+/// (CVE-2020-26283).
 pub fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        let bidi = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if (c.is_control() && c != '\n') || bidi {
-            out.extend(c.escape_unicode());
-        } else {
-            out.push(c);
-        }
-    }
-    out
+    visible(text)
+}
+
+/// A message of ours, which may have several lines.
+fn lines(text: &str) -> String {
+    text.split('\n').map(visible).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -152,6 +151,8 @@ mod tests {
     #[test]
     fn names_cannot_steer_the_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\u{202e}c"), "a\\u{1b}[2Jb\\u{202e}c");
+        assert_eq!(printable("a\nbafyfake 1 b"), "a\\u{a}bafyfake 1 b");
+        assert_eq!(lines("a\n\u{1b}b"), "a\n\\u{1b}b");
         assert_eq!(printable("größe 1"), "größe 1");
     }
 

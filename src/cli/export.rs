@@ -206,7 +206,11 @@ fn refuse_link(path: &Path) -> Result<(), CliError> {
 fn make_link(path: &Path, to: &str) -> Result<(), CliError> {
     let inside = !to.is_empty() && to.split('/').all(|part| check_name(part).is_ok());
     if !inside {
-        eprintln!("skipped a link that leads out of the folder: {} -> {}", path.display(), printable(to));
+        eprintln!(
+            "skipped a link that leads out of the folder: {} -> {}",
+            printable(&path.display().to_string()),
+            printable(to)
+        );
         return Ok(());
     }
     match std::os::unix::fs::symlink(to, path) {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use ipnet::IpNet;
@@ -81,9 +82,15 @@ pub struct Overrides {
     /// Host that serves each root on an origin of its own, CID.ipfs.HOST; may be repeated [default: localhost]
     #[arg(long, env = "TIDEGATE_SUBDOMAIN_HOST", value_name = "HOST", value_delimiter = ',')]
     pub subdomain_host: Vec<String>,
+    /// How long a browser waits for content before it gets a page that shows what happens; 0s: it never does [default: 2s]
+    #[arg(long, env = "TIDEGATE_WAITING_PAGE", value_name = "DUR", value_parser = humantime::parse_duration)]
+    pub waiting_page: Option<Duration>,
     /// Answer /routing/v1 on the gateway: others may ask for providers, peers and names
     #[arg(long, env = "TIDEGATE_ROUTING_V1")]
     pub routing_v1: bool,
+    /// Do not serve the trustless gateway to libp2p peers (/http/1.1)
+    #[arg(long, env = "TIDEGATE_NO_LIBP2P_GATEWAY")]
+    pub no_libp2p_gateway: bool,
     /// Denylist in the compact format, a file or a folder of .deny files; may be repeated
     #[arg(long, env = "TIDEGATE_DENYLIST", value_name = "FILE", value_delimiter = ',')]
     pub denylist: Vec<PathBuf>,
@@ -137,7 +144,9 @@ impl Overrides {
         maybe(&self.admin_token_file, &mut settings.admin_token_file);
         list(&self.admin_host, &mut settings.admin_host);
         list(&self.subdomain_host, &mut settings.subdomain_host);
+        one(&self.waiting_page, &mut settings.waiting_page);
         settings.routing_v1 |= self.routing_v1;
+        settings.no_libp2p_gateway |= self.no_libp2p_gateway;
         list(&self.denylist, &mut settings.denylist);
         one(&self.cache_memory, &mut settings.cache_memory);
         one(&self.cache_disk, &mut settings.cache_disk);

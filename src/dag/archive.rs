@@ -189,6 +189,10 @@ async fn write(session: &Session, root: Resolved, writer: &mut Writer) -> Result
 fn join(folder: &[String], name: &str) -> Result<Vec<String>, ArchiveError> {
     let escape = || ArchiveError::Escape { shown: name.chars().take(64).collect() };
     let mut place = folder.to_vec();
+    if name.ends_with("..") {
+        // It would be put where a folder is already.
+        check_name(name.rsplit('/').next().unwrap_or(name))?;
+    }
     for part in name.split('/') {
         if part == ".." {
             if place.len() <= 1 {
@@ -353,6 +357,9 @@ mod tests {
             ("cid/foo", "../../foo", None),
             ("cid/foo", "..", None),
             ("cid/foo", "../..", None),
+            ("cid/foo/dir", "..", None),
+            ("cid/foo/dir", "a/..", None),
+            ("cid/foo", "a..", Some("cid/foo/a..")),
             ("cid", "/etc/passwd", None),
             ("cid", "", None),
             ("cid", "a//b", None),

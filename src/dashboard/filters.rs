@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::units::ByteSize;
+use crate::units::{ByteSize, is_unseen};
 
 /// What stands in a table cell where nothing was measured.
 pub const NONE: &str = "–";
@@ -120,9 +120,7 @@ pub fn tame(text: &str, max: usize) -> String {
             tamed.push('…');
             break;
         }
-        let hidden = c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-        if hidden {
+        if is_unseen(c) {
             tamed.extend(c.escape_unicode());
         } else {
             tamed.push(c);

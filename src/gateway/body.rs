@@ -21,6 +21,8 @@ pub(super) struct Recorded<S> {
     /// Bytes that are still to come, where the length was announced.
     remaining: Option<u64>,
     deadline: Instant,
+    /// Bytes that may still come, where the length was not announced and there is a limit.
+    allowed: Option<u64>,
     guard: Option<Guard>,
 }
 
@@ -32,6 +34,8 @@ pub(super) enum BodyError {
     Length,
     #[error("the request took longer than it may")]
     TooLong,
+    #[error("the content is larger than it claimed, and than may be served")]
+    TooLarge,
 }
 
 impl<S> Recorded<S> {
@@ -40,7 +44,11 @@ impl<S> Recorded<S> {
         if length == Some(0) {
             guard.complete();
         }
-        Self { stream, remaining: length, deadline, guard: Some(guard) }
+        Self { stream, remaining: length, deadline, allowed: None, guard: Some(guard) }
+    }
+
+    pub(super) fn at_most(self, allowed: Option<u64>) -> Self {
+        Self { allowed, ..self }
     }
 
     fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -48,6 +56,10 @@ impl<S> Recorded<S> {
             guard.truncated(match &error {
                 BodyError::Content(error) => error.fault().code,
                 BodyError::Length => "length",
+                BodyError::TooLarge => {
+                    guard.counts().hit(Limits::DagSize);
+                    "too_large"
+                }
                 BodyError::TooLong => {
                     guard.counts().hit(Limits::RequestTime);
                     "request_time"
@@ -88,6 +100,12 @@ where
             }
         };
         let length = chunk.len() as u64;
+        if let Some(allowed) = self.allowed {
+            match allowed.checked_sub(length) {
+                Some(left) => self.allowed = Some(left),
+                None => return self.fail(BodyError::TooLarge),
+            }
+        }
         let left = match self.remaining {
             Some(remaining) => match remaining.checked_sub(length) {
                 Some(left) => Some(left),

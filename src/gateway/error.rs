@@ -1,7 +1,7 @@
 //! What went wrong, whose doing it was, and the status that says so. Status codes of errors are decided here alone.
 //!
 //! Nobody has it: 404 when every router has answered and named nobody (the content is known not to be retrievable now),
-//! 502 when providers were named and none of them delivered, 504 when no answer came in time. A path that leads nowhere
+//! 502 when a router failed, so that this is not known, or when providers were named and none of them delivered, 504 when no answer came in time. A path that leads nowhere
 //! within content that is here is a 404 for ever; the others carry `Retry-After` (path-gateway specification,
 //! "recursive and non-recursive").
 
@@ -54,8 +54,25 @@ pub enum GatewayError {
     /// `Cache-Control: only-if-cached`, and it is not.
     #[error("{cid} is not held here, and the request says only-if-cached")]
     NotCached { cid: Cid },
+    /// Peers are given nothing that they cannot verify.
+    #[error(
+        "peers are served what they can verify: /ipfs/CID as format=raw, any path as format=car, /ipns/KEY as format=ipns-record"
+    )]
+    NotVerifiable,
+    /// The same, and the request names no form at all (trustless-gateway specification, "Accept").
+    #[error("the request names no format: ask with Accept, or with format=raw, format=car or format=ipns-record")]
+    NoFormat,
+    /// Peers are given what is here.
+    #[error("no record of {name} is held here")]
+    NoRecord { name: String },
     #[error("no byte of the range lies within the {size} bytes of the content")]
     Range { size: u64 },
+    #[error(
+        "parts of files over {limit} bytes are not served here, and this one has {size}: ask for all of it, or for its blocks"
+    )]
+    RangeTooLarge { size: u64, limit: u64 },
+    #[error("{cid} is over the {limit} bytes that are served {form} here: {advice}")]
+    TooLarge { cid: Cid, limit: u64, form: &'static str, advice: &'static str },
     /// A block that has no plain form here.
     #[error("{cid} is neither a file nor a directory (codec {codec:#x}): ask for it with format=raw or format=car")]
     NotUnixFs { cid: Cid, codec: u64 },
@@ -170,7 +187,14 @@ impl GatewayError {
             Self::NotCached { cid } => {
                 Fault::new(StatusCode::PRECONDITION_FAILED, "not_cached").of(cid).ended(Outcome::NotFound)
             }
+            Self::NotVerifiable => Fault::new(StatusCode::NOT_ACCEPTABLE, "not_verifiable"),
+            Self::NoFormat => Fault::new(StatusCode::BAD_REQUEST, "no_format"),
+            Self::NoRecord { .. } => {
+                Fault::new(StatusCode::NOT_FOUND, "not_local").ended(Outcome::NotFound).at(Phase::Resolve)
+            }
             Self::Range { .. } => Fault::new(StatusCode::RANGE_NOT_SATISFIABLE, "bad_range"),
+            Self::RangeTooLarge { .. } => Fault::new(StatusCode::NOT_IMPLEMENTED, "range_too_large"),
+            Self::TooLarge { cid, .. } => Fault::new(StatusCode::GONE, "too_large").of(cid),
             Self::NotUnixFs { cid, .. } => Fault::new(StatusCode::NOT_ACCEPTABLE, "not_unixfs").of(cid),
             Self::Mismatch { cid, .. } => Fault::new(StatusCode::NOT_ACCEPTABLE, "codec_mismatch").of(cid),
             Self::ServiceWorker => Fault::new(StatusCode::BAD_REQUEST, "service_worker"),
@@ -297,8 +321,9 @@ fn malformed() -> Fault {
 
 fn fetch(error: &FetchError) -> Fault {
     match error {
-        FetchError::NotFound { cid, phase, providers_found, providers_tried } => {
+        FetchError::NotFound { cid, phase, providers_found, providers_tried, routers_failed } => {
             let fault = match providers_found {
+                0 if *routers_failed > 0 => Fault::new(StatusCode::BAD_GATEWAY, "routers_failed").retry(RETRY_UPSTREAM),
                 0 => Fault::new(StatusCode::NOT_FOUND, "no_provider").retry(RETRY_NOBODY),
                 _ => Fault::new(StatusCode::BAD_GATEWAY, "providers_failed").retry(RETRY_UPSTREAM),
             };
@@ -337,10 +362,16 @@ mod tests {
     #[test]
     fn nobody_somebody_and_no_answer_are_told_apart() {
         let cid: Cid = "bafkqaaa".parse().unwrap();
-        let not_found =
-            |found| FetchError::NotFound { cid, phase: Phase::Route, providers_found: found, providers_tried: found };
-        assert_eq!(status(not_found(0)), (404, Outcome::NotFound, true));
-        assert_eq!(status(not_found(3)), (502, Outcome::NotFound, true));
+        let not_found = |found, routers_failed| FetchError::NotFound {
+            cid,
+            phase: Phase::Route,
+            providers_found: found,
+            providers_tried: found,
+            routers_failed,
+        };
+        assert_eq!(status(not_found(0, 0)), (404, Outcome::NotFound, true));
+        assert_eq!(status(not_found(0, 1)), (502, Outcome::NotFound, true));
+        assert_eq!(status(not_found(3, 0)), (502, Outcome::NotFound, true));
         let timeout = FetchError::Timeout {
             cid,
             phase: Phase::Dial,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Extension, State};
+use axum::extract::Extension;
 use futures::stream::Stream;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_LOCATION, ETAG, LOCATION, VARY};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri};
@@ -18,13 +18,13 @@ use super::metrics::Limits;
 use super::middleware::{FormatLabel, RequestInfo};
 use super::names::{self, Mutable, Target};
 use super::origin::Place;
-use super::warm::{self, Slot};
-use super::{Gateway, headers, page, problem, respond};
+use super::{Gateway, headers, page, problem, respond, warm};
 use crate::dag;
 use crate::dag::archive::ArchiveKind;
 use crate::ipld::path::{ContentPath, PathError};
 use crate::ipld::unixfs::UnixFsError;
 use crate::ipld::{Cid, codec};
+use crate::names::Reach;
 use crate::record::{Policy, SessionReport};
 use crate::retriever::{FetchError, Session, SessionOptions};
 
@@ -55,8 +55,6 @@ pub(super) struct Ask {
     pub(super) download: bool,
     only_if_cached: bool,
     pub(super) policy: Option<Policy>,
-    /// Where the answer may be kept.
-    pub(super) slot: Option<Slot>,
 }
 
 /// A request under way: what the modules under `respond` work with.
@@ -69,14 +67,15 @@ pub(super) struct Visit<'a> {
     resolved_after: Option<Duration>,
     /// The name of the file that stands for the path (`_redirects`), where it is another.
     served_as: Option<String>,
+    /// The most bytes of a body of no known length.
+    most: Option<u64>,
 }
 
 /// `/ipfs/{cid}[/path]` and `/ipns/{name}[/path]`.
 pub(super) async fn content(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(info): Extension<RequestInfo>,
-    Extension(place): Extension<Place>,
-    slot: Option<Extension<Slot>>,
+    gateway: Arc<Gateway>,
+    info: RequestInfo,
+    place: Place,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -102,7 +101,7 @@ pub(super) async fn content(
     }
     let (target, permit) = target.map(|Target { path, mutable, permit }| ((path, mutable), permit)).unzip();
     let ask = match Ask::read(&gateway, method, uri, headers, info, target, place.clone()) {
-        Ok(ask) => Ask { slot: slot.map(|Extension(slot)| slot), ..ask },
+        Ok(ask) => ask,
         Err((error, method, headers, info)) => return refuse_at(&place, &error, &method, &headers, &info),
     };
     if let Some(error) = denied(&gateway, Some(&ask.target)) {
@@ -185,7 +184,6 @@ impl Ask {
             download: parameter(&uri, "download").is_some_and(|value| value == "true"),
             only_if_cached: only_if_cached(&headers),
             policy: chosen_policy(gateway, &uri, &headers),
-            slot: None,
             method,
             headers,
             uri,
@@ -251,7 +249,8 @@ impl Ask {
 }
 
 async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphorePermit) -> Reply {
-    let options = SessionOptions { policy: ask.policy, local_only: ask.only_if_cached };
+    let local_only = ask.only_if_cached || gateway.reach == Reach::Local;
+    let options = SessionOptions { policy: ask.policy, local_only };
     let session = gateway.state.retriever.session(ask.root, options);
     if ask.is_keepable() {
         session.remember_reads(warm::MAX_BLOCKS, gateway.warm.largest());
@@ -259,7 +258,11 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
     let start = Start { cid: ask.root, path: ask.path.to_string(), started: ask.info.started, permit };
     let guard = Guard::new(start, Work::Session(session.clone()), gateway.state.sink.clone(), gateway.counts.clone());
     let id = guard.id();
-    let mut visit = Visit { ask, gateway, session, guard: Some(guard), resolved_after: None, served_as: None };
+    if let Some(wait) = &ask.info.wait {
+        wait.began(id, session.watch());
+    }
+    let mut visit =
+        Visit { ask, gateway, session, guard: Some(guard), resolved_after: None, served_as: None, most: None };
 
     let limit = gateway.state.config.first_byte_timeout;
     let limit = if limit.is_zero() { NO_LIMIT } else { limit + RETRIEVER_SPEAKS_FIRST };
@@ -276,7 +279,9 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
         Ok(reply) => reply,
         Err(error) => visit.fail(error),
     };
-    reply.headers_mut().insert(headers::RETRIEVAL, headers::value(&id.to_string()));
+    if gateway.reach == Reach::Network {
+        reply.headers_mut().insert(headers::RETRIEVAL, headers::value(&id.to_string()));
+    }
     reply
 }
 
@@ -361,6 +366,22 @@ impl Visit<'_> {
         }
     }
 
+    /// An answer of no known length that is reset if it passes `most` bytes.
+    pub(super) fn reply_at_most<S, E>(
+        &mut self,
+        status: StatusCode,
+        out: HeaderMap,
+        stream: S,
+        most: Option<u64>,
+    ) -> Reply
+    where
+        S: Stream<Item = Result<bytes::Bytes, E>> + Send + Unpin + 'static,
+        E: Into<GatewayError> + Send + Unpin + 'static,
+    {
+        self.most = most;
+        self.reply(status, out, stream, None)
+    }
+
     /// An answer whose body is `stream`, of `length` bytes if that is known. A HEAD gets the header alone.
     pub(super) fn reply<S, E>(
         &mut self,
@@ -393,7 +414,7 @@ impl Visit<'_> {
         } else {
             let limit = self.gateway.state.config.request_timeout;
             let limit = if limit.is_zero() { NO_LIMIT } else { limit };
-            Body::new(Recorded::new(stream, length, guard.started() + limit, guard))
+            Body::new(Recorded::new(stream, length, guard.started() + limit, guard).at_most(self.most))
         };
         let mut reply = Response::new(body);
         *reply.status_mut() = status;
@@ -425,7 +446,8 @@ impl Visit<'_> {
             headers: &self.ask.headers,
             request: &self.ask.info.id,
             started: self.ask.info.started,
-            retrieval: report,
+            // What peers are given has no record that the id would lead to.
+            retrieval: report.filter(|_| self.gateway.reach == Reach::Network),
             plain: self.ask.place.is_isolated(),
         };
         tracing::debug!(%error, status = fault.status.as_u16(), "failed");

@@ -14,6 +14,8 @@ use crate::record::CacheState;
 pub const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=29030400, immutable");
 /// For pages that we make of immutable content: another release may make another page.
 pub const LISTING: HeaderValue = HeaderValue::from_static("public, max-age=604800, stale-while-revalidate=2678400");
+/// Of what is refused for its size: the limit may be another tomorrow.
+pub const TOO_LARGE: HeaderValue = HeaderValue::from_static("public, max-age=3600");
 pub const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// `Vary` of what another `Accept` would have made another form of.
 pub const ACCEPT_VARIES: HeaderValue = HeaderValue::from_static("Accept");

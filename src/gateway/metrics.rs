@@ -17,6 +17,8 @@ pub(super) struct Counts {
     pub(super) bytes: Counter,
     pub(super) ttfb: Histogram,
     pub(super) in_flight: Gauge,
+    pub(super) waiting_pages: Counter,
+    pub(super) waits_abandoned: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -37,35 +39,55 @@ pub(super) enum Limits {
     ConcurrentRequests,
     FirstByte,
     RequestTime,
+    WaitingPages,
+    RangeFileSize,
+    DeserializedSize,
+    DagSize,
 }
 
 impl Counts {
     pub(super) fn new(metrics: &Metrics) -> Self {
+        Self::named(metrics, "gateway", "")
+    }
+
+    /// `whose` goes on after "requests" in the help texts.
+    pub(super) fn named(metrics: &Metrics, prefix: &str, whose: &str) -> Self {
+        let name = |name: &str| format!("{prefix}_{name}");
         Self {
             requests: metrics.register(
-                "gateway_requests",
-                "Requests answered by the gateway; counted when the status is known",
+                &name("requests"),
+                &format!("Requests{whose} answered by the gateway; counted when the status is known"),
                 Family::default(),
             ),
             limits: metrics.register(
-                "gateway_limits_hit",
-                "Requests that the gateway refused or ended because of a limit",
+                &name("limits_hit"),
+                &format!("Requests{whose} that the gateway refused or ended because of a limit"),
                 Family::default(),
             ),
             bytes: metrics.register(
-                "gateway_response_bytes",
-                "Body bytes of content handed to clients; counted when a response ends",
+                &name("response_bytes"),
+                &format!("Body bytes of content handed to requests{whose}; counted when a response ends"),
                 Counter::default(),
             ),
             // 0.25 ms to about 131 s
             ttfb: metrics.register(
-                "gateway_ttfb_seconds",
-                "From the request to the first byte of content handed to the client",
+                &name("ttfb_seconds"),
+                &format!("From requests{whose} to the first byte of content handed to them"),
                 Histogram::new(exponential_buckets(0.000_25, 2.0, 20)),
             ),
+            waiting_pages: metrics.register(
+                "gateway_waiting_pages",
+                "Requests of browsers that got a page while their content was fetched behind it",
+                Counter::default(),
+            ),
+            waits_abandoned: metrics.register(
+                "gateway_waits_abandoned",
+                "Requests behind a waiting page that were ended because nobody asked any more",
+                Counter::default(),
+            ),
             in_flight: metrics.register(
-                "gateway_requests_in_flight",
-                "Requests for content that are being answered now",
+                &name("requests_in_flight"),
+                &format!("Requests{whose} for content that are being answered now"),
                 Gauge::default(),
             ),
         }

@@ -1,6 +1,7 @@
 //! What surrounds every handler: an id, a span, a net under panics, the headers that all answers carry, counts.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
@@ -13,6 +14,8 @@ use tracing::{Instrument, debug, error, info_span};
 
 use super::error::GatewayError;
 use super::metrics::Counts;
+use super::waiting::Wait;
+use super::warm::Slot;
 use super::{headers, problem};
 
 /// When the request came, and the id that its answer and its log lines carry.
@@ -20,6 +23,10 @@ use super::{headers, problem};
 pub(super) struct RequestInfo {
     pub(super) id: String,
     pub(super) started: Instant,
+    /// Of a request for which a page may be shown meanwhile.
+    pub(super) wait: Option<Arc<Wait>>,
+    /// Where the whole answer may be kept.
+    pub(super) slot: Option<Slot>,
 }
 
 /// When the request came, on its way from the service to the first layer.
@@ -32,7 +39,7 @@ pub(super) struct FormatLabel(pub(super) &'static str);
 
 pub(super) async fn wrap(State(counts): State<Counts>, mut request: Request, next: Next) -> Response {
     let started = request.extensions().get::<Started>().map_or_else(Instant::now, |started| started.0);
-    let info = RequestInfo { id: next_id(), started };
+    let info = RequestInfo { id: next_id(), started, wait: None, slot: request.extensions_mut().remove() };
     let method = request.method().clone();
     let span = info_span!("request", id = %info.id, %method, path = %request.uri().path());
     let accept = request.headers().get(http::header::ACCEPT).cloned();

@@ -16,7 +16,7 @@ use super::origin::Place;
 use super::{Gateway, handler, headers, respond};
 use crate::ipld::ipns::IpnsName;
 use crate::ipld::path::{ContentPath, Namespace};
-use crate::names::{Reach, Resolved};
+use crate::names::{NameError, Reach, Resolved};
 
 /// How long a listing may be shown while it is looked up again (GATEWAY.md §5).
 const STALE_LISTING: &str = ", stale-while-revalidate=2678400";
@@ -77,16 +77,22 @@ pub(super) async fn enter(
         gateway.counts.hit(Limits::ConcurrentRequests);
         return Err(refuse(&GatewayError::Busy));
     };
-    let reach = if handler::only_if_cached(headers) { Reach::Local } else { Reach::Network };
+    let only_if_cached = handler::only_if_cached(headers);
+    let reach = if only_if_cached { Reach::Local } else { gateway.reach };
     let limit = gateway.state.config.first_byte_timeout;
     let limit = if limit.is_zero() { handler::NO_LIMIT } else { limit };
     if negotiated.format == ResponseFormat::IpnsRecord {
         let asked =
             respond::ipns_record::Asked { path: &path, place, method, uri, headers, by_accept: negotiated.by_accept };
         let answered = tokio::time::timeout(limit, respond::ipns_record::respond(gateway, &asked, reach)).await;
-        let mut reply = answered
-            .unwrap_or(Err(GatewayError::Slow { seconds: limit.as_secs() }))
-            .unwrap_or_else(|error| refuse(&error));
+        let mut reply = answered.unwrap_or(Err(GatewayError::Slow { seconds: limit.as_secs() })).unwrap_or_else(
+            |error| match error {
+                GatewayError::Name(NameError::NotLocal { name }) if !only_if_cached => {
+                    refuse(&GatewayError::NoRecord { name })
+                }
+                error => refuse(&error),
+            },
+        );
         reply.extensions_mut().insert(FormatLabel(negotiated.format.name()));
         return Err(reply);
     }

@@ -18,8 +18,7 @@ use super::error::GatewayError;
 use super::handler;
 use super::host::{self, HostError, Root, Route, Seen, Space};
 use super::middleware::RequestInfo;
-use super::warm::Slot;
-use super::{Gateway, page};
+use super::{Gateway, page, waiting};
 use crate::ipld::path::ContentPath;
 use crate::listener::Secure;
 
@@ -68,6 +67,9 @@ pub(super) async fn front(State(gateway): State<Arc<Gateway>>, request: Request,
     // The middleware above has put it there; without it there is nothing to answer with.
     let Some(info) = request.extensions().get::<RequestInfo>().cloned() else { return next.run(request).await };
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if reads && let Some(status) = waiting::status(&gateway.waits, request.uri().path()) {
+        return status;
+    }
     if reads && let Some(asset) = page::asset(request.uri().path()) {
         return asset;
     }
@@ -84,7 +86,9 @@ pub(super) async fn front(State(gateway): State<Arc<Gateway>>, request: Request,
         Found::Here(place, root) => (place, root),
         Found::ForNow(place) => {
             // The name may lead elsewhere tomorrow, under the same key.
-            request.extensions_mut().remove::<Slot>();
+            if let Some(info) = request.extensions_mut().get_mut::<RequestInfo>() {
+                info.slot = None;
+            }
             (place, None)
         }
     };

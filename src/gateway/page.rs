@@ -16,6 +16,9 @@ pub(super) const CSS: &str = include_str!("../../templates/gateway/gateway.css")
 const OWN: &str = "/.well-known/tidegate/";
 pub(super) const LISTING_SCRIPT: &str = "/.well-known/tidegate/listing-1.js";
 pub(super) const PROTOCOL_SCRIPT: &str = "/.well-known/tidegate/protocol-1.js";
+pub(super) const WAITING_SCRIPT: &str = "/.well-known/tidegate/waiting-1.js";
+/// Followed by the id of a wait.
+pub(super) const WAITING_STATUS: &str = "/.well-known/tidegate/waiting/";
 const LISTING_TEMPLATES: &str = concat!(
     include_str!("../../templates/gateway/gateway.css"),
     include_str!("../../templates/gateway/base_gateway.html"),
@@ -38,14 +41,16 @@ const DAG_TEMPLATES: &str = concat!(
 pub(super) static DAG_HASH: LazyLock<String> = LazyLock::new(|| hex::encode(&sha256(DAG_TEMPLATES)[..8]));
 
 /// Nothing runs and nothing is loaded; only the one style block applies.
-static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("'none'"));
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("'none'", "'none'"));
 /// The same for pages with a script, which comes from their own origin.
-static SCRIPT_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("'self'"));
+static SCRIPT_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("'self'", "'none'"));
+/// The same for a script that asks its own origin how things stand.
+static WAITING_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("'self'", "'self'"));
 
-fn policy(script: &str) -> HeaderValue {
+fn policy(script: &str, connect: &str) -> HeaderValue {
     let style = multibase::Base::Base64Pad.encode(sha256(CSS));
     headers::value(&format!(
-        "default-src 'none'; script-src {script}; style-src 'sha256-{style}'; img-src data:; base-uri 'none'; \
+        "default-src 'none'; script-src {script}; connect-src {connect}; style-src 'sha256-{style}'; img-src data:; base-uri 'none'; \
          form-action 'self'; frame-ancestors 'none'"
     ))
 }
@@ -76,6 +81,12 @@ pub(super) fn set_script_headers(headers: &mut HeaderMap) {
     headers.insert(CONTENT_SECURITY_POLICY, SCRIPT_POLICY.clone());
 }
 
+/// Headers of the page that is shown instead of content that is not there yet.
+pub(super) fn set_waiting_headers(headers: &mut HeaderMap) {
+    set_headers(headers);
+    headers.insert(CONTENT_SECURITY_POLICY, WAITING_POLICY.clone());
+}
+
 /// What is at an address of our own; `None`: the address is not ours.
 pub(super) fn asset(path: &str) -> Option<Response<Body>> {
     if !path.starts_with(OWN) {
@@ -83,6 +94,7 @@ pub(super) fn asset(path: &str) -> Option<Response<Body>> {
     }
     let text = match path {
         LISTING_SCRIPT => include_str!("../../templates/gateway/listing.js"),
+        WAITING_SCRIPT => include_str!("../../templates/gateway/waiting.js"),
         PROTOCOL_SCRIPT => include_str!("../../templates/gateway/protocol.js"),
         _ => {
             let mut response = Response::new(Body::empty());
@@ -104,33 +116,7 @@ pub(super) fn home() -> Result<Response<Body>, askama::Error> {
     Ok(response)
 }
 
-/// A name as it can be shown: what has no look of its own, or changes the look of what follows, is written as an escape.
-pub(super) fn visible(name: &str) -> String {
-    let hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-                | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-    };
-    let mut shown = String::with_capacity(name.len());
-    for c in name.chars() {
-        if hidden(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
-    }
-    shown
-}
-
 fn sha256(text: &str) -> Vec<u8> {
     // sha2-256 takes any number of bytes: there is no error to have.
     HashCode::Sha2_256.digest(text.as_bytes()).map(|hash| hash.digest().to_vec()).unwrap_or_else(|_| vec![0; 32])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_deceive_are_written_out() {
-        assert_eq!(visible("a\u{202e}txt.exe"), "a\\u{202e}txt.exe");
-        assert_eq!(visible("a\r\nb\0"), "a\\u{d}\\u{a}b\\u{0}");
-        assert_eq!(visible("file-źł.txt"), "file-źł.txt");
-    }
 }

@@ -12,6 +12,7 @@ use super::error::{Fault, GatewayError};
 use super::headers;
 use super::page::{self, ErrorPage};
 use crate::record::{Phase, RetrievalId, SessionReport};
+use crate::units::visible;
 
 /// What is known of the request besides the error.
 pub(super) struct Context<'a> {
@@ -50,7 +51,7 @@ struct Problem<'a> {
     retrieval: Option<String>,
 }
 
-/// The answer for `error`. It is never stored by a cache.
+/// The answer for `error`. It is never stored by a cache, but for what depends on nothing but content and configuration.
 pub(super) fn respond(error: &GatewayError, fault: &Fault, context: &Context<'_>) -> Response<Body> {
     let report = context.retrieval.as_ref().map(|(_, report)| report);
     let (found, tried) = match (fault.providers, report) {
@@ -95,7 +96,12 @@ pub(super) fn respond(error: &GatewayError, fault: &Fault, context: &Context<'_>
         out.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     }
     out.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    out.insert(CACHE_CONTROL, headers::NO_STORE);
+    let cache = match error {
+        // What is too large stays so; only the limit may change.
+        GatewayError::TooLarge { .. } => headers::TOO_LARGE,
+        _ => headers::NO_STORE,
+    };
+    out.insert(CACHE_CONTROL, cache);
     out.insert(VARY, HeaderValue::from_static("Accept"));
     if let Some(seconds) = fault.retry_after {
         out.insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -130,7 +136,7 @@ fn html(fault: &Fault, problem: &Problem<'_>) -> Option<String> {
     let mut fact = |name, value: Option<String>| facts.extend(value.map(|value| (name, value)));
     fact("Step", problem.phase.map(|phase| phase.to_string()));
     fact("CID", problem.cid.clone());
-    fact("Path segment", problem.segment.map(page::visible));
+    fact("Path segment", problem.segment.map(visible));
     fact("Providers found", problem.providers_found.map(|n| n.to_string()));
     fact("Providers tried", problem.providers_tried.map(|n| n.to_string()));
     fact("Time", Some(format!("{} ms", problem.elapsed_ms)));
@@ -142,6 +148,9 @@ fn html(fault: &Fault, problem: &Problem<'_>) -> Option<String> {
         }
         "providers_failed" | "timeout" => {
             "Providers are known, or may be, and did not deliver in time. Trying again soon often helps: what has arrived is kept."
+        }
+        "routers_failed" => {
+            "Nobody could be found, and not every router could be asked: it may be there all the same. Trying again soon often helps."
         }
         "no_link" => "The content is there, but it has nothing by this name. Names are case-sensitive.",
         "bad_path" => "Check the address: it reads /ipfs/ followed by a CID and, optionally, a path.",
@@ -168,7 +177,7 @@ fn html(fault: &Fault, problem: &Problem<'_>) -> Option<String> {
 }
 
 /// Only who says `text/html` by name gets a page: `*/*` is what programs send.
-fn wants_html(headers: &HeaderMap) -> bool {
+pub(super) fn wants_html(headers: &HeaderMap) -> bool {
     headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(
         |media| {
             let mut pieces = media.split(';').map(str::trim);

@@ -148,9 +148,17 @@ enum Reason {
 }
 
 impl Warm {
+    /// Keeps nothing and counts nothing.
+    pub(super) fn off() -> Self {
+        Self::with(ByteSize(0), WarmMetrics::default())
+    }
+
     /// `budget` in bytes; 0 keeps nothing.
     pub(super) fn new(budget: ByteSize, metrics: &Metrics) -> Self {
-        let metrics = WarmMetrics::register(metrics);
+        Self::with(budget, WarmMetrics::register(metrics))
+    }
+
+    fn with(budget: ByteSize, metrics: WarmMetrics) -> Self {
         let cache = (budget.0 > 0).then(|| {
             // One shard: an answer may be half of the budget.
             CacheBuilder::new(budget.as_usize())

@@ -123,6 +123,14 @@ impl ContentRouter for DelegatedRouter {
         RouterKind::Delegated
     }
 
+    /// Its URL, without credentials that may stand in it.
+    fn name(&self) -> String {
+        let mut url = self.base.clone();
+        // Only a URL that cannot have them refuses, and http URLs can.
+        let _ = (url.set_username(""), url.set_password(None));
+        url.to_string().trim_end_matches('/').to_owned()
+    }
+
     fn find_providers(&self, cid: &Cid) -> BoxStream<'static, Result<Provider, RoutingError>> {
         let (router, cid) = (self.clone(), *cid);
         let stream = async_stream(router.clone(), cid).inspect(move |item| match item {

@@ -10,7 +10,6 @@ use std::time::Duration;
 use axum::body::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::{Config, Reason};
@@ -19,6 +18,8 @@ use super::{Config, Reason};
 const CHATTER_BYTES: usize = 64;
 /// The watchdog looks at least this many times within a deadline: a connection ends at most a quarter late.
 const LOOKS_PER_DEADLINE: u32 = 4;
+/// What the clock counts in.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 /// Times are milliseconds since `start`, plus one, so that 0 means "not".
 pub(super) struct Clock {
@@ -110,7 +111,10 @@ impl Clock {
     /// The deadline that has passed, or how long to wait before the next look.
     fn look(&self, config: &Config) -> Result<Duration, Reason> {
         let now = self.now();
-        let mut wait = Duration::from_secs(3600);
+        // What does not run now may begin at any time: the shortest of all deadlines says when to look again.
+        let all = [config.first_byte_timeout, config.header_timeout, config.idle_timeout, config.stall_timeout];
+        let shortest = all.into_iter().filter(|limit| !limit.is_zero()).min();
+        let mut wait = shortest.map_or(Duration::from_secs(3600), |limit| limit / LOOKS_PER_DEADLINE);
         let mut check = |since: u64, limit: Duration, reason: Reason| {
             if limit.is_zero() {
                 return Ok(());
@@ -126,8 +130,9 @@ impl Clock {
             check(self.progress.load(Relaxed), config.stall_timeout, Reason::Stall)?;
         }
         if self.is_busy() {
-            check(now, config.stall_timeout, Reason::Stall)?; // look again later
-        } else if !self.spoken.load(Relaxed) {
+            return Ok(wait.max(SHORTEST_WAIT));
+        }
+        if !self.spoken.load(Relaxed) {
             check(1, config.first_byte_timeout, Reason::FirstByte)?;
         } else {
             check(self.idle_since.load(Relaxed), config.idle_timeout, Reason::Idle)?;
@@ -135,11 +140,9 @@ impl Clock {
             // On an HTTP/2 connection that has had a request, bytes may be pings: the idle deadline is enough.
             if head != 0 && !self.http2.load(Relaxed) {
                 check(head, config.header_timeout, Reason::Header)?;
-            } else {
-                check(now, config.header_timeout, Reason::Header)?; // a header may begin at any time
             }
         }
-        Ok(wait.max(Duration::from_millis(1)))
+        Ok(wait.max(SHORTEST_WAIT))
     }
 }
 
@@ -263,15 +266,17 @@ where
     }
 }
 
-/// The socket, with a clock.
-pub(super) struct Watched {
-    stream: TcpStream,
+/// The socket or stream, with a clock.
+pub(super) struct Watched<S> {
+    stream: S,
     clock: Arc<Clock>,
+    reset: fn(&S),
 }
 
-impl Watched {
-    pub(super) fn new(stream: TcpStream, clock: Arc<Clock>) -> Self {
-        Self { stream, clock }
+impl<S> Watched<S> {
+    /// `reset` makes the end of `stream` a reset instead of an orderly one, where dropping it does not do that.
+    pub(super) fn new(stream: S, clock: Arc<Clock>, reset: fn(&S)) -> Self {
+        Self { stream, clock, reset }
     }
 
     fn note(&self, polled: &Poll<io::Result<usize>>) {
@@ -283,16 +288,15 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl<S> Drop for Watched<S> {
     fn drop(&mut self) {
         if self.clock.abort.load(Relaxed) {
-            // A reset instead of an orderly end, and nothing lingers in the kernel.
-            let _ = self.stream.set_zero_linger();
+            (self.reset)(&self.stream);
         }
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -303,7 +307,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.note(&polled);

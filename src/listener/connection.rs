@@ -1,6 +1,7 @@
 //! One connection: TLS, then HTTP/1.1 or HTTP/2, under a watchdog; after a `CONNECT`, HTTP again inside the tunnel.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +29,9 @@ where
     S::Future: Send,
 {
     let clock = Arc::new(Clock::new());
-    let watched = Watched::new(stream, clock.clone());
+    // A reset instead of an orderly end, and nothing lingers in the kernel.
+    let watched = Watched::new(stream, clock.clone(), |stream| _ = stream.set_zero_linger());
+    let peer = Remote::Address(peer);
     let Some(tls) = &server.options.tls else {
         return http(server, watched, &clock, peer, Secure(false)).await;
     };
@@ -49,19 +52,47 @@ where
     }
 }
 
+/// Serves one request on a stream that somebody else has accepted and secured. It has no reset of its own: a body that
+/// fails is known by its missing last chunk, and therefore HTTP/1.0, whose bodies end with the stream, is refused.
+pub(super) async fn run_stream<S: Answers, I>(server: &Server<S>, stream: I, peer: String)
+where
+    S::Future: Send,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let clock = Arc::new(Clock::new());
+    let watched = Watched::new(stream, clock.clone(), |_| {});
+    requests(server, watched, &clock, &Remote::Named(peer), Secure(true), None).await;
+}
+
+/// Who is at the other end.
+enum Remote {
+    Address(SocketAddr),
+    /// For the log alone.
+    Named(String),
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
+}
+
 /// Serves HTTP, and once more inside a tunnel if the client makes one.
-async fn http<S: Answers, I>(server: &Server<S>, io: I, clock: &Arc<Clock>, peer: SocketAddr, secure: Secure)
+async fn http<S: Answers, I>(server: &Server<S>, io: I, clock: &Arc<Clock>, peer: Remote, secure: Secure)
 where
     S::Future: Send,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let tunnel = Arc::new(Mutex::new(None));
-    requests(server, io, clock, peer, secure, Some(&tunnel)).await;
+    requests(server, io, clock, &peer, secure, Some(&tunnel)).await;
     let upgrade = tunnel.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(upgrade) = upgrade else { return };
     match upgrade.await {
         // No tunnel within a tunnel: a connection has an end.
-        Ok(inner) => requests(server, TokioIo::new(inner), clock, peer, secure, None).await,
+        Ok(inner) => requests(server, TokioIo::new(inner), clock, &peer, secure, None).await,
         Err(error) => debug!(%peer, %error, "the tunnel did not open"),
     }
 }
@@ -89,7 +120,7 @@ async fn requests<S: Answers, I>(
     server: &Server<S>,
     io: I,
     clock: &Arc<Clock>,
-    peer: SocketAddr,
+    peer: &Remote,
     secure: Secure,
     tunnel: Option<&Tunnel>,
 ) where
@@ -101,6 +132,9 @@ async fn requests<S: Answers, I>(
         let in_flight = InFlight::begin(clock.clone(), request.version());
         let early = match settle(&mut request) {
             Err(error) => Some(error.response()),
+            Ok(()) if matches!(peer, Remote::Named(_)) && request.version() != Version::HTTP_11 => {
+                Some(target::plain(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "this is HTTP/1.1\n"))
+            }
             Ok(()) if request.method() == Method::CONNECT => Some(open_tunnel(server, &mut request, tunnel)),
             Ok(()) => None,
         };
@@ -110,7 +144,9 @@ async fn requests<S: Answers, I>(
                     true => Body::empty(),
                     false => Body::new(Upload::new(body, stall)),
                 });
-                request.extensions_mut().insert(ConnectInfo(peer));
+                if let Remote::Address(address) = peer {
+                    request.extensions_mut().insert(ConnectInfo(*address));
+                }
                 request.extensions_mut().insert(secure);
                 Either::Right(server.service.clone().call(request))
             },

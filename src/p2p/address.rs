@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 
+pub use crate::exchange::address::{is_http, is_public};
 use crate::record::Transport;
 
 /// Peers in the address book.
@@ -127,11 +128,6 @@ pub fn peer_of(addr: &Multiaddr) -> Option<PeerId> {
     }
 }
 
-/// Whether the address names an HTTP provider, which is not dialled by the node.
-pub fn is_http(addr: &Multiaddr) -> bool {
-    matches!(addr.iter().last(), Some(Protocol::Http | Protocol::Https))
-}
-
 /// The first IP address.
 pub fn ip_of(addr: &Multiaddr) -> Option<IpAddr> {
     addr.iter().find_map(|part| match part {
@@ -150,75 +146,12 @@ pub fn transport_of(addr: &Multiaddr) -> Transport {
     }
 }
 
-/// Not loopback, private, link-local, shared, documentation, benchmarking, multicast or reserved (RFC 6890 and its
-/// registry; addresses mapped into IPv6 are judged as what they are).
-pub fn is_public(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, c, _] = ip.octets();
-            !(ip.is_private()
-                || ip.is_loopback()
-                || ip.is_link_local()
-                || ip.is_broadcast()
-                || ip.is_documentation()
-                || ip.is_multicast()
-                || a == 0
-                || a >= 240
-                || (a == 100 && (64..128).contains(&b))
-                || (a == 198 && (b == 18 || b == 19))
-                || (a == 192 && b == 0 && c == 0))
-        }
-        IpAddr::V6(ip) => {
-            if let Some(ip) = ip.to_ipv4_mapped() {
-                return is_public(IpAddr::V4(ip));
-            }
-            let [first, second, ..] = ip.segments();
-            if first == 0x0064 && second == 0xff9b {
-                // NAT64: the last 32 bits are what is reached.
-                let [.., a, b] = ip.segments();
-                return is_public(IpAddr::V4((u32::from(a) << 16 | u32::from(b)).into()));
-            }
-            // Global unicast is 2000::/3; documentation lies inside it.
-            first & 0xe000 == 0x2000 && !(first == 0x2001 && second == 0x0db8)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn addr(text: &str) -> Multiaddr {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn addresses_that_lead_inside_are_private() {
-        for ip in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "192.168.1.1",
-            "172.16.0.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "0.0.0.0",
-            "224.0.0.1",
-            "255.255.255.255",
-            "198.18.0.1",
-            "::1",
-            "::",
-            "fe80::1",
-            "fc00::1",
-            "::ffff:127.0.0.1",
-            "64:ff9b::7f00:1",
-            "2001:db8::1",
-            "ff02::1",
-        ] {
-            assert!(!is_public(ip.parse().unwrap()), "{ip}");
-        }
-        for ip in ["1.1.1.1", "100.128.0.1", "2606:4700::1111", "64:ff9b::101:101", "::ffff:8.8.8.8"] {
-            assert!(is_public(ip.parse().unwrap()), "{ip}");
-        }
     }
 
     #[test]

@@ -11,8 +11,8 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{StreamProtocol, autonat, dcutr, identify, kad, mdns, memory_connection_limits, ping, relay, upnp};
 
-use super::bitswap;
 use super::config::Config;
+use super::{bitswap, http};
 
 /// The public DHT's protocol (Amino).
 pub const KAD_PROTOCOL: StreamProtocol = StreamProtocol::new("/ipfs/kad/1.0.0");
@@ -37,6 +37,7 @@ pub struct Behaviour {
     pub limits: connection_limits::Behaviour,
     pub memory: memory_connection_limits::Behaviour,
     pub bitswap: bitswap::behaviour::Behaviour,
+    pub http: http::behaviour::Behaviour,
     pub identify: identify::Behaviour,
     pub ping: ping::Behaviour,
     pub kad: Toggle<kad::Behaviour<MemoryStore>>,
@@ -54,6 +55,7 @@ impl Behaviour {
         config: &Config,
         relay: relay::client::Behaviour,
         shared: Arc<bitswap::Shared>,
+        http: Arc<http::Shared>,
         warnings: &mut Vec<String>,
     ) -> Self {
         let me = key.public().to_peer_id();
@@ -78,6 +80,7 @@ impl Behaviour {
             limits: connection_limits::Behaviour::new(limits(config)),
             memory,
             bitswap: bitswap::behaviour::Behaviour::new(shared),
+            http: http::behaviour::Behaviour::new(http),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::default(),
             kad: (online && config.dht).then(|| dht(key, config.dht_server)).into(),

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::bitswap::Shared;
 use super::event_loop::Command;
+use super::http;
 use super::metrics::NodeMetrics;
 use super::routers::Dht;
 use crate::exchange::{ConnectError, Exchange, ExchangeEvent, SendError, Want};
@@ -68,6 +69,7 @@ pub(super) struct Inner {
     pub peer_id: PeerId,
     pub commands: mpsc::Sender<Command>,
     pub shared: Arc<Shared>,
+    pub http: Arc<http::Shared>,
     pub view: Arc<RwLock<View>>,
     pub routers: Vec<Arc<dyn ContentRouter>>,
     /// `None`: the DHT is switched off.
@@ -129,6 +131,11 @@ impl Client {
         self.inner.warnings.clone()
     }
 
+    /// The queue of [`Exchange::events`], for another exchange whose events the same consumer reads.
+    pub fn event_queue(&self) -> mpsc::Sender<ExchangeEvent> {
+        self.inner.shared.sender().clone()
+    }
+
     /// Closes every connection to the peer. A configured peer is dialled again.
     pub fn disconnect(&self, peer: PeerId) {
         self.send(Command::Disconnect { peer });
@@ -140,11 +147,11 @@ impl Client {
         self.inner.commands.closed().await;
     }
 
-    fn view<T>(&self, read: impl FnOnce(&View) -> T) -> T {
+    pub(super) fn view<T>(&self, read: impl FnOnce(&View) -> T) -> T {
         read(&self.inner.view.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn send(&self, command: Command) -> bool {
+    pub(super) fn send(&self, command: Command) -> bool {
         match self.inner.commands.try_send(command) {
             Ok(()) => true,
             Err(TrySendError::Full(_)) => {
@@ -172,6 +179,12 @@ impl Exchange for Client {
             let error =
                 if self.inner.commands.is_closed() { ConnectError::Offline } else { ConnectError::LimitReached };
             self.inner.shared.try_emit(ExchangeEvent::ConnectFailed { peer, error });
+        }
+    }
+
+    fn keep_warm(&self, peers: &[PeerId]) {
+        for peer in self.inner.shared.peers() {
+            peer.warm.store(peers.contains(&peer.id), Ordering::Relaxed);
         }
     }
 

@@ -1,6 +1,7 @@
 //! The one owner of the Swarm (invariant 2). Commands in, events out; it waits for nobody: what the consumer of
 //! events does not take yet stands in a bounded queue, and while that is full the Swarm is not polled.
 
+mod http;
 mod records;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -25,6 +26,7 @@ use super::behaviour::{Behaviour, BehaviourEvent, KAD_PROTOCOL, KAD_TIMEOUT};
 use super::bitswap::{self, Shared};
 use super::client::View;
 use super::configured::Configured;
+use super::http::Reply;
 use super::metrics::NodeMetrics;
 use super::routers::{MAX_MDNS_PEERS, PeerTable};
 use super::view;
@@ -51,6 +53,7 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum Command {
     Connect { peer: PeerId, addrs: Vec<Multiaddr>, trusted: bool },
     Disconnect { peer: PeerId },
+    OpenHttp { peer: PeerId, addrs: Vec<Multiaddr>, trusted: bool, reply: Reply },
     FindProviders { cid: Cid, reply: mpsc::Sender<Result<Provider, RoutingError>> },
     Records(RecordCommand),
     Shutdown,
@@ -251,6 +254,7 @@ impl EventLoop {
         match command {
             Command::Connect { peer, addrs, trusted } => self.connect(peer, addrs, trusted),
             Command::Disconnect { peer } => _ = self.swarm.disconnect_peer_id(peer),
+            Command::OpenHttp { peer, addrs, trusted, reply } => self.open_http(peer, addrs, trusted, reply),
             Command::FindProviders { cid, reply } => self.find_providers(&cid, reply),
             Command::Records(command) => self.on_record_command(command),
             Command::Shutdown => {}
@@ -272,9 +276,20 @@ impl EventLoop {
             None => {}
         }
         if self.offline || peer == *self.swarm.local_peer_id() {
-            return self
-                .connect_failed(peer, if self.offline { ConnectError::Offline } else { ConnectError::NoAddress });
+            return self.connect_failed(peer, if self.offline { ConnectError::Offline } else { ConnectError::Itself });
         }
+        if let Err(error) = self.learn(peer, addrs, trusted) {
+            return self.connect_failed(peer, error);
+        }
+        if self.dials.len() >= MAX_DIALS && !self.dials.contains_key(&peer) {
+            return self.connect_failed(peer, ConnectError::LimitReached);
+        }
+        self.dials.entry(peer).or_insert_with(Instant::now);
+        self.dial(peer);
+    }
+
+    /// Puts those of `addrs` that may be dialled into the book.
+    fn learn(&mut self, peer: PeerId, addrs: Vec<Multiaddr>, trusted: bool) -> Result<(), ConnectError> {
         if trusted {
             self.policy.trust(peer);
         }
@@ -284,14 +299,8 @@ impl EventLoop {
         // Backwards: the newest address of the book is tried first, and routers put the best one first.
         permitted.into_iter().take(MAX_ADDRESSES).rev().for_each(|addr| self.remember(peer, addr));
         // Nothing is dialled when there is nothing but what was refused; the transport would refuse it again.
-        if !refused.is_empty() && self.book.get(&peer).next().is_none() && self.dht_addresses(&peer).is_empty() {
-            return self.connect_failed(peer, ConnectError::PrivateAddress);
-        }
-        if self.dials.len() >= MAX_DIALS && !self.dials.contains_key(&peer) {
-            return self.connect_failed(peer, ConnectError::LimitReached);
-        }
-        self.dials.entry(peer).or_insert_with(Instant::now);
-        self.dial(peer);
+        let nothing_else = self.book.get(&peer).next().is_none() && self.dht_addresses(&peer).is_empty();
+        if !refused.is_empty() && nothing_else { Err(ConnectError::PrivateAddress) } else { Ok(()) }
     }
 
     /// Those of [`EventLoop::dht_claims`] that may be dialled.
@@ -479,6 +488,7 @@ impl EventLoop {
             },
             BehaviourEvent::Upnp(event) => info!(?event, "UPnP"),
             BehaviourEvent::Relay(event) => debug!(?event, "relay"),
+            BehaviourEvent::Http(never) => match never {},
             BehaviourEvent::Limits(never) => match never {},
             BehaviourEvent::Memory(never) => match never {},
         }
@@ -621,12 +631,28 @@ fn connect_error(error: &DialError, timeout: Duration) -> ConnectError {
             } else if all(std::io::ErrorKind::TimedOut) {
                 ConnectError::Timeout(timeout)
             } else {
-                let texts: Vec<String> = failed.iter().map(|(addr, error)| format!("{addr}: {error}")).collect();
+                let text = |(addr, error): &(Multiaddr, _)| format!("{}: {}", without_peer(addr.clone()), cause(error));
+                let texts: Vec<String> = failed.iter().map(text).collect();
                 ConnectError::Dial(texts.join("; "))
             }
         }
         other => ConnectError::Dial(other.to_string()),
     }
+}
+
+/// The innermost reason that says something: transports wrap errors in one another, some of them without words.
+fn cause(error: &TransportError<std::io::Error>) -> String {
+    let TransportError::Other(error) = error else { return error.to_string() };
+    let mut text = error.to_string();
+    let mut source: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
+    while let Some(error) = source {
+        let deeper = error.to_string();
+        if !deeper.is_empty() {
+            text = deeper;
+        }
+        source = error.source();
+    }
+    text
 }
 
 /// The kind of the innermost I/O error: transports wrap them in one another.

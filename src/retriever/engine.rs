@@ -147,6 +147,15 @@ impl Engine {
     /// Bytes count from when they came from the network, not from when the engine has time for them.
     fn came(&self, event: ExchangeEvent) {
         let now = self.now();
+        if let Some(hub) = &self.core.hub {
+            hub.saw(&event);
+            if let ExchangeEvent::Block { block, .. } = &event
+                && hub.has_asked_for(block.cid())
+                && !self.core.scheduler().is_wanted(block.cid())
+            {
+                return;
+            }
+        }
         let at = event.arrived().map_or(now, |at| at.saturating_duration_since(self.core.epoch).min(now));
         self.on(Input::Exchange(event), at);
     }
@@ -223,6 +232,7 @@ impl Engine {
                 }
                 Action::Cancel { peer, cids } => self.exchange.cancel(peer, cids),
                 Action::Connect { peer, addrs, trusted } => self.exchange.connect(peer, addrs, trusted),
+                Action::KeepWarm { peers } => self.exchange.keep_warm(&peers),
                 Action::StartRoute { route, cid } => {
                     let stop = CancellationToken::new();
                     self.route_stops.insert(route, stop.clone());

@@ -9,6 +9,7 @@ mod discover;
 mod events;
 mod peer;
 mod session;
+mod warm;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -62,6 +63,8 @@ pub struct Tuning {
     pub broadcast: usize,
     /// How much may be received twice for hedging, as a share of what was received.
     pub duplicate_share: f64,
+    /// Connections that are kept open without traffic; 0 keeps none.
+    pub keep_warm: usize,
 }
 
 impl Default for Tuning {
@@ -75,6 +78,7 @@ impl Default for Tuning {
             ledger_peers: 4_096,
             broadcast: 32,
             duplicate_share: 0.03,
+            keep_warm: 8,
         }
     }
 }
@@ -137,6 +141,10 @@ pub enum Action {
         peer: PeerId,
         addrs: Vec<Multiaddr>,
         trusted: bool,
+    },
+    /// The connections to these peers, and only these, are kept open without traffic.
+    KeepWarm {
+        peers: Vec<PeerId>,
     },
     StartRoute {
         route: RouteId,
@@ -215,6 +223,7 @@ pub struct Scheduler {
     turn: u64,
     /// Bytes of second copies that may be asked for.
     hedge_tokens: f64,
+    warm: warm::WarmPool,
     tally: Tally,
 }
 
@@ -290,6 +299,7 @@ impl Scheduler {
             next_tick: None,
             turn: 0,
             hedge_tokens: assign::FIRST_HEDGES,
+            warm: warm::WarmPool::default(),
             tally: Tally::default(),
         }
     }
@@ -298,7 +308,10 @@ impl Scheduler {
     pub fn on(&mut self, input: Input, now: Time) {
         match input {
             Input::Open { session, root, policy } => self.open(session, root, policy, now),
-            Input::Close { session } => self.close(session),
+            Input::Close { session } => {
+                self.close(session);
+                self.choose_warm(now);
+            }
             Input::Want { session, cid, size, urgent } => self.want(session, cid, size, urgent, now),
             Input::Unwant { session, cid } => self.unwant(session, &cid),
             Input::Demote { session, cid } => self.demote(session, &cid),
@@ -351,6 +364,11 @@ impl Scheduler {
         (self.wants.len(), self.sessions.len(), self.dials.len())
     }
 
+    /// Peers that are connected over this.
+    pub fn connected_over(&self, transport: Transport) -> usize {
+        self.peers.values().filter(|peer| peer.transport == transport).count()
+    }
+
     /// Connected peers first, then those that are remembered.
     pub fn snapshot(&self, now: Time) -> Vec<PeerSnapshot> {
         let ids: BTreeSet<PeerId> =
@@ -360,11 +378,13 @@ impl Scheduler {
         all
     }
 
-    fn snapshot_of(&self, id: PeerId, now: Time) -> PeerSnapshot {
+    pub(super) fn snapshot_of(&self, id: PeerId, now: Time) -> PeerSnapshot {
         let (live, standing) = (self.peers.get(&id), self.ledger.get(&id));
         PeerSnapshot {
             peer: id,
             transport: live.map(|peer| peer.transport),
+            address: live.map(|peer| peer.address.clone()),
+            connected_for: live.map(|peer| now.saturating_sub(peer.since)),
             rtt: standing.and_then(|s| s.min_rtt),
             rate: live.and_then(|peer| peer.rate.rate()),
             max_rate: standing.and_then(|s| s.max_rate(now)),
@@ -376,6 +396,17 @@ impl Scheduler {
             failures: standing.map_or(0, |s| s.failures),
             strikes: standing.map_or(0.0, |s| s.strikes(now)),
         }
+    }
+
+    /// Whether any session wants it.
+    pub(super) fn is_wanted(&self, cid: &Cid) -> bool {
+        self.index.contains_key(cid.hash())
+    }
+
+    /// Whether a question or a want of ours for this block is outstanding at the peer, or about to leave.
+    pub(super) fn has_asked(&self, peer: &PeerId, cid: &Cid) -> bool {
+        let want = self.index.get(cid.hash()).and_then(|want| self.wants.get(want));
+        want.is_some_and(|want| want.asked.contains(peer))
     }
 
     fn id(&mut self) -> u64 {

@@ -103,6 +103,18 @@ pub struct Session {
     handle: Arc<Handle>,
 }
 
+/// A session's figures while it runs and after; does not keep it running.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    shared: Arc<Shared>,
+}
+
+impl Watch {
+    pub fn report(&self) -> SessionReport {
+        self.shared.lock().report.finish()
+    }
+}
+
 struct Handle {
     core: Arc<Core>,
     shared: Arc<Shared>,
@@ -284,6 +296,11 @@ impl Session {
     /// What has been measured so far.
     pub fn report(&self) -> SessionReport {
         self.handle.shared.lock().report.finish()
+    }
+
+    /// For who follows along.
+    pub fn watch(&self) -> Watch {
+        Watch { shared: self.handle.shared.clone() }
     }
 
     /// Unique in the process.

@@ -9,6 +9,7 @@ mod custom;
 mod fixtures;
 #[path = "../interop/kubo.rs"]
 mod kubo;
+mod over_libp2p;
 mod peer;
 mod record;
 mod report;

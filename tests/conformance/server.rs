@@ -11,6 +11,8 @@ pub struct Server {
     child: Child,
     data: tempfile::TempDir,
     pub gateway: SocketAddr,
+    /// Where other peers reach it.
+    pub peer: libp2p::Multiaddr,
 }
 
 impl Server {
@@ -35,7 +37,9 @@ impl Server {
             let log = std::fs::read_to_string(data.path().join("log")).unwrap_or_default();
             panic!("no ready line but {ready:?}; its log:\n{log}");
         };
-        Self { child, data, gateway }
+        let peer = ready.split(" peer=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let peer = peer.and_then(|address| address.parse().ok()).expect("a peer address");
+        Self { child, data, gateway, peer }
     }
 
     /// Runs a command of the command line against this server.

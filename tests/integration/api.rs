@@ -164,6 +164,7 @@ impl Admin {
                 peer_addrs: Arc::new(|| vec!["/ip4/127.0.0.1/tcp/4001".to_owned()]),
             }),
             facts: Facts { delegated_routers: 0, dht: false, offline: true },
+            retriever: Retriever::local(blocks.clone()),
         });
         let pages = pages.merge(dashboard::reference(&api::openapi::rendered().json));
         Self { router: api::admin_router(state, pages), db, blocks, draining, feed, _dir: dir, supervisor }

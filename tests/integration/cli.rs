@@ -303,3 +303,42 @@ fn a_token_is_made_listed_and_revoked_with_and_without_a_server() {
     assert_eq!(code(tmp.path(), &["token", "revoke", "alone"]).0, 3);
     assert_eq!(server.stop(), 0);
 }
+
+#[test]
+fn explain_says_who_has_it_and_its_exit_code_says_the_same() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, file) = (tmp.path().join("data"), tmp.path().join("file"));
+    fs::write(&file, pattern(700_000)).unwrap();
+    let cid = ok(&data, &["add", "-q", file.to_str().unwrap()]).trim().to_owned();
+
+    // With a server and without.
+    let mut server = Server::start(&data);
+    let said = ok(&data, &["explain", &cid]);
+    server.stop();
+    for said in [said, ok(&data, &["explain", &cid])] {
+        assert!(said.starts_with(&cid) && said.contains("verdict    local"), "{said}");
+        assert!(
+            said.contains("in store, 4 blocks here, pinned (recursive)") && said.contains("nothing to fetch"),
+            "{said}"
+        );
+    }
+    let json: serde_json::Value = serde_json::from_str(&ok(&data, &["explain", "--json", &cid])).unwrap();
+    assert_eq!((&json["verdict"], &json["local"]["bytes_missing"]), (&"local".into(), &0.into()));
+
+    let (exit, error) = code(&data, &["explain", NOWHERE]);
+    assert_eq!(exit, 3, "{error}");
+    assert_eq!(code(&data, &["explain", "not-a-cid"]).0, 2);
+    assert_eq!(code(&data, &["explain", &format!("{cid}/below")]).0, 3);
+    assert_eq!(code(&data, &["explain", "--timeout", "2h", &cid]).0, 2);
+    // A router that takes the question and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let router = format!("http://{}", silent.local_addr().unwrap());
+    let slow =
+        command(&data).env("TIDEGATE_ROUTER", router).args(["explain", "--timeout", "1s", NOWHERE]).output().unwrap();
+    assert_eq!(slow.status.code(), Some(4), "{}", String::from_utf8_lossy(&slow.stderr));
+    assert!(String::from_utf8_lossy(&slow.stdout).contains("verdict    unknown"));
+    let list = tmp.path().join("list.deny");
+    fs::write(&list, format!("version: 1\n---\n/ipfs/{NOWHERE}\n")).unwrap();
+    let denied = command(&data).env("TIDEGATE_DENYLIST", &list).args(["explain", NOWHERE]).output().unwrap();
+    assert_eq!(denied.status.code(), Some(5), "{}", String::from_utf8_lossy(&denied.stderr));
+}

@@ -369,3 +369,40 @@ async fn what_nobody_has_is_not_found_as_soon_as_every_router_has_said_so() {
     seeker.stop().await;
     dht.stop().await;
 }
+
+// GATEWAY.md §3.2-2: answered from what is here, fast, and nobody is asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m3_2_2_only_if_cached_asks_no_router_and_no_peer() {
+    let block = block(8);
+    let provider = Running::provider(HERE, &block).await;
+    let server = router(block.cid(), names(JSON, provider.id(), &[provider.addr()])).await;
+    let seeker = Seeker::start(seeker(), &[server.uri()]).await;
+    let state = tidegate::gateway::State {
+        retriever: seeker.retriever.clone(),
+        names: tidegate::names::Resolver::fixed(tidegate::names::NsMap::default()),
+        routing: None,
+        denylists: tidegate::denylist::Denylists::default(),
+        sink: Arc::new(tidegate::record::NoRecords),
+        config: tidegate::gateway::Config::default(),
+        is_admin_token: Arc::new(|_| false),
+    };
+    let gateway = tidegate::gateway::router(state, &Metrics::new());
+    let ask = async |method: &str, header: Option<&str>| {
+        let mut request = http::Request::builder().method(method).uri(format!("/ipfs/{}", block.cid()));
+        if let Some(value) = header {
+            request = request.header("cache-control", value);
+        }
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        tower::ServiceExt::oneshot(gateway.clone(), request).await.unwrap().status().as_u16()
+    };
+    for method in ["HEAD", "GET"] {
+        assert_eq!(ask(method, Some("only-if-cached")).await, 412, "{method}");
+    }
+    assert_eq!(server.received_requests().await.unwrap().len(), 0, "a router was asked");
+    assert!(provider.client.peers().is_empty(), "the provider was dialled");
+    // The same without the header is found by the same router: the silence above was meant.
+    assert_eq!(ask("GET", None).await, 200);
+    assert_eq!(server.received_requests().await.unwrap().len(), 1);
+    seeker.stop().await;
+    provider.stop().await;
+}

@@ -57,6 +57,7 @@ impl World {
             gateway: "http://127.0.0.1:8080".to_owned(),
             compare_share: 0.0,
             facts: Facts::default(),
+            retriever: Retriever::local(blocks.clone()),
             host: Arc::new(dashboard::Host {
                 blocks: blocks.clone(),
                 config: serde_json::json!({}),

@@ -293,6 +293,22 @@ async fn an_offline_node_listens_nowhere_and_dials_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_kept_warm_outlives_one_that_is_idle() {
+    let (b, c) = (TestNode::start().await, TestNode::start().await);
+    let mut a = TestNode::start_with(Config { idle_timeout: Duration::from_millis(500), ..Config::loopback() }).await;
+    a.connect(&b, "/tcp/").await;
+    a.client.keep_warm(&[b.id()]);
+    a.connect(&c, "/tcp/").await;
+    let disconnected = |event| if let ExchangeEvent::Disconnected { peer } = event { Some(peer) } else { None };
+    assert_eq!(a.until(disconnected).await, c.id(), "the later of the two, as it is not kept");
+    a.client.keep_warm(&[]);
+    assert_eq!(a.until(disconnected).await, b.id(), "and the other one when it is kept no longer");
+    for node in [a, b, c] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn configured_peers_are_dialled_again_after_a_loss() {
     let b = TestNode::start().await;
     let config = Config { peers: vec![b.addr("/tcp/")], ..Config::loopback() };

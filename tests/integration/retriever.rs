@@ -14,6 +14,7 @@ use tidegate::blockstore::{Hit, StoreError, Tier};
 use tidegate::exchange::{Arrival, ConnectError, Exchange, ExchangeEvent, SendError, Want, WantKind};
 use tidegate::ipld::{Block, Cid, HashCode, codec};
 use tidegate::record::{AttemptOutcome, CacheState, EventKind, Phase, Policy, Source, Transport};
+use tidegate::retriever::probe::{Answer, Link, ProbeOptions};
 use tidegate::retriever::{Config, FetchError, Hint, LocalBlocks, Retriever, SessionOptions};
 use tidegate::routing::{ContentRouter, Provider, RouterKind, RoutingError};
 use tidegate::supervisor::Supervisor;
@@ -31,6 +32,8 @@ enum Manner {
     StallsAfter(usize),
     /// Sends other bytes than those asked for.
     Corrupt,
+    /// Answers a question with the block itself, as Kubo does when it is small.
+    Eager,
     /// Cannot be dialled.
     Dead,
 }
@@ -128,6 +131,10 @@ impl Exchange for Net {
             match (fake.manner, want.kind, block) {
                 (Manner::Silent | Manner::Dead, ..) => {}
                 (_, _, None) => self.later(answer, ExchangeEvent::DontHave { peer, cid }),
+                (Manner::Eager, WantKind::Have, Some(block)) => {
+                    let (wire_bytes, arrival) = (block.len(), Arrival::now());
+                    self.later(answer, ExchangeEvent::Block { peer, block, wire_bytes, arrival });
+                }
                 (_, WantKind::Have, Some(_)) => self.later(answer, ExchangeEvent::Have { peer, cid }),
                 (manner, WantKind::Block, Some(block)) => {
                     fake.sent += 1;
@@ -533,4 +540,73 @@ async fn sessions_that_read_local_blocks_ahead_share_the_reorder_budget() {
     assert!(sessions.iter().all(|session| session.read_ahead() <= config.reorder_budget.0 / 16));
     sessions.truncate(1);
     assert_eq!(sessions[0].read_ahead(), config.session_read_ahead.0);
+}
+
+const PROBE: ProbeOptions = ProbeOptions { timeout: Duration::from_secs(20), max_providers: 20 };
+
+#[tokio::test]
+async fn a_probe_asks_everybody_and_fetches_nothing() {
+    let (world, blocks) = (World::new(), blocks(1, 200_000));
+    let [near, other, silent] = [
+        world.net.peer(Manner::Honest, true, 20, 100.0, &blocks),
+        world.net.peer(Manner::Honest, false, 20, 100.0, &[]),
+        world.net.peer(Manner::Silent, false, 20, 100.0, &blocks),
+    ];
+    let dead = world.net.peer(Manner::Dead, false, 20, 100.0, &blocks);
+    let router = Names(vec![other, silent, dead], RouterKind::Delegated, Duration::from_millis(40));
+    let retriever = world.retriever(&Config::default(), vec![Arc::new(router)]);
+    let cid = *blocks[0].cid();
+    let probe = retriever.probe(&cid, ProbeOptions { timeout: Duration::from_secs(1), ..PROBE }).await.unwrap();
+    let answers: Vec<_> = probe.providers.iter().map(|peer| (peer.peer, peer.answer)).collect();
+    // In the order in which they were named; then the connected one that nobody named and that has it.
+    let expected = [(other, Answer::HasNot), (silent, Answer::None), (dead, Answer::Unasked), (near, Answer::Has)];
+    assert_eq!(answers, expected);
+    assert!(matches!(probe.providers[0].link, Link::Dialled { .. }));
+    assert!(matches!(probe.providers[2].link, Link::Failed { .. }));
+    assert!(!probe.complete, "the silent one has said nothing");
+    assert_eq!(world.net.wants_for(&cid, WantKind::Block), 0);
+    assert_eq!(world.net.cancels(), 1, "what the silent one was asked is taken back");
+    assert_eq!((retriever.totals().blocks, world.memory.blocks.lock().unwrap().len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_small_block_instead_of_an_answer_to_a_probe_is_no_fault_of_the_peer() {
+    let (world, blocks) = (World::new(), blocks(2, 200_000));
+    let small = Block::encode(codec::RAW, HashCode::Sha2_256, Bytes::from_static(b"small")).unwrap();
+    // 200 kB at 1 Mbit/s: it is still sending when the probe's answer comes.
+    let peer = world.net.peer(Manner::Eager, true, 20, 1.0, &[&blocks[..], std::slice::from_ref(&small)].concat());
+    let retriever = world.retriever(&Config::default(), vec![]);
+    let session = retriever.session(*blocks[0].cid(), SessionOptions::default());
+    let probe = async {
+        while world.net.asked(peer) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        retriever.probe(small.cid(), PROBE).await.unwrap()
+    };
+    let (block, probe) = tokio::join!(session.fetch(blocks[0].cid()), probe);
+    assert_eq!(block.unwrap(), blocks[0]);
+    assert_eq!((probe.providers[0].peer, probe.providers[0].answer), (peer, Answer::Has));
+    assert_eq!(retriever.totals().corrupt, 0);
+    assert!(retriever.peers()[0].strikes == 0.0);
+}
+
+#[tokio::test]
+async fn a_probe_that_is_dropped_takes_back_its_question_and_not_what_a_session_wants() {
+    let (world, blocks) = (World::new(), blocks(1, 200_000));
+    world.net.peer(Manner::Silent, true, 20, 100.0, &blocks);
+    let retriever = world.retriever(&Config::default(), vec![]);
+    let cid = *blocks[0].cid();
+    let session = retriever.session(cid, SessionOptions::default());
+    let brief = Duration::from_millis(300);
+    let (fetched, ()) = tokio::join!(tokio::time::timeout(brief * 3, session.fetch(&cid)), async {
+        tokio::time::sleep(brief).await;
+        assert!(tokio::time::timeout(brief, retriever.probe(&cid, PROBE)).await.is_err());
+        assert_eq!(world.net.cancels(), 0, "the session still wants it");
+    });
+    assert!(fetched.is_err());
+    drop(session);
+    tokio::time::sleep(brief).await;
+    let before = world.net.cancels();
+    assert!(tokio::time::timeout(brief, retriever.probe(&cid, PROBE)).await.is_err());
+    assert_eq!(world.net.cancels(), before + 1);
 }

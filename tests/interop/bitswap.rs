@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::kubo::{self, Kubo};
 
 /// Liveness only: the slowest machine with the busiest neighbours.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Ours {
     client: Client,
@@ -89,7 +89,7 @@ impl Ours {
     }
 }
 
-fn noise(length: usize, seed: u64) -> Vec<u8> {
+pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     (0..length)
         .map(|_| {

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test uses the part that it needs
 
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -147,6 +148,17 @@ impl Kubo {
 
     pub async fn connect(&self, addr: &Multiaddr) {
         self.run(["swarm", "connect", &addr.to_string()]).await;
+    }
+
+    /// A TCP port whose connections become streams of `protocol` to a connected peer. Needs
+    /// `Experimental.Libp2pStreamMounting`.
+    pub async fn forward(&self, protocol: &str, peer: &PeerId) -> SocketAddr {
+        let peer = format!("/p2p/{peer}");
+        self.run(["p2p", "forward", "--allow-custom-protocol", protocol, "/ip4/127.0.0.1/tcp/0", &peer]).await;
+        let list: Value = serde_json::from_str(&self.run(["p2p", "ls", "--enc=json"]).await).unwrap();
+        let address = list["Listeners"][0]["ListenAddress"].as_str().expect("a listener").to_owned();
+        let port = address.rsplit('/').next().and_then(|port| port.parse().ok()).expect("a port");
+        SocketAddr::from(([127, 0, 0, 1], port))
     }
 
     /// The TCP swarm address, ending in `/p2p/ID`.

@@ -3,3 +3,4 @@
 mod bitswap;
 mod kubo;
 mod names;
+mod over_libp2p;

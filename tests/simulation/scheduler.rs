@@ -154,6 +154,26 @@ fn a_provider_that_joins_midway_is_used_within_a_second() {
 }
 
 #[test]
+fn connections_to_the_peers_that_deliver_soonest_are_kept() {
+    let mut world = World::new(12);
+    let links =
+        [(20.0, 40), (100.0, 20), (5.0, 150), (50.0, 60), (80.0, 25), (40.0, 30), (60.0, 35), (30.0, 90), (70.0, 45)];
+    let good: Vec<usize> = links.iter().map(|(mbit, rtt)| world.peer(Manner::Honest, *mbit, *rtt, true)).collect();
+    let wrong = world.peer(Manner::Corrupt, 100.0, 10, true);
+    for run in 0..3 {
+        let blocks = file(80, LEAF, run);
+        world.add(&blocks);
+        let session = world.open(run, &blocks[0], Policy::Optimized);
+        world.download(session, &blocks, MINUTE).expect("the file comes");
+        world.on(Input::Close { session });
+        world.settle(Duration::from_secs(2));
+    }
+    assert_eq!(world.warm.len(), 8, "as many as the setting says");
+    assert!(!world.warm.contains(&world.peers[wrong].id), "not the one that sent a wrong block");
+    assert!(!world.warm.contains(&world.peers[good[2]].id), "of nine the slowest is left out");
+}
+
+#[test]
 fn the_standard_policy_uses_one_provider_and_still_gets_past_a_silent_one() {
     let mut world = World::new(9);
     world.peer(Manner::Staller(2 * LEAF as u64), 50.0, 40, true);

@@ -93,6 +93,8 @@ pub struct World {
     pub steps: Vec<(Time, SessionId, Step)>,
     /// What routers answer: providers, after this long.
     pub routed: Vec<(Duration, usize)>,
+    /// Whose connections are kept open without traffic.
+    pub warm: Vec<PeerId>,
     pub check: bool,
 }
 
@@ -122,6 +124,7 @@ impl World {
             failed: Vec::new(),
             steps: Vec::new(),
             routed: Vec::new(),
+            warm: Vec::new(),
             check: false,
         }
     }
@@ -299,6 +302,7 @@ impl World {
                     self.schedule(dial, Happening::Join(index));
                 }
             }
+            Action::KeepWarm { peers } => self.warm = peers,
             Action::StartRoute { route, .. } => self.route(route),
             Action::Deliver { sessions, block } => {
                 for session in sessions {

@@ -8,7 +8,7 @@ use http::{Response, StatusCode};
 
 use super::super::error::GatewayError;
 use super::super::handler::Visit;
-use super::super::{format, headers};
+use super::super::{format, headers, size};
 use crate::dag::archive::{Archive, ArchiveError, ArchiveKind};
 use crate::dag::{NodeKind, Resolved};
 use crate::ipld::Cid;
@@ -36,6 +36,7 @@ pub(in super::super) async fn respond(
     if let Some(reply) = visit.unchanged(&etag, None) {
         return Ok(reply);
     }
+    visit.check_deserialized(resolved.cid, size::claimed(resolved))?;
     let (media, extension) = match kind {
         ArchiveKind::Tar => (format::TAR, "tar"),
         ArchiveKind::Zip => (format::ZIP, "zip"),
@@ -59,5 +60,6 @@ pub(in super::super) async fn respond(
         bytes += chunk.len();
         first.push(Ok(chunk));
     }
-    Ok(visit.reply(StatusCode::OK, out, futures::stream::iter(first).chain(archive), None))
+    let most = visit.most(true);
+    Ok(visit.reply_at_most(StatusCode::OK, out, futures::stream::iter(first).chain(archive), most))
 }

@@ -10,7 +10,7 @@ use http::{Response, StatusCode};
 use super::super::error::GatewayError;
 use super::super::format::{CarOptions, Scope};
 use super::super::handler::Visit;
-use super::super::headers;
+use super::super::{headers, size};
 use crate::dag::{ByteWindow, CarParams, CarStream, DagScope, Resolved};
 use crate::ipld::HashCode;
 
@@ -22,6 +22,9 @@ pub(in super::super) async fn respond(
     let etag = etag(visit, resolved, options);
     if let Some(reply) = visit.unchanged(&etag, None) {
         return Ok(reply);
+    }
+    if options.scope != Scope::Block {
+        visit.check_dag(resolved.cid, size::claimed(resolved))?;
     }
     let mut out = HeaderMap::with_capacity(24);
     headers::set_path(&mut out, &visit.ask.path, &resolved.roots);
@@ -49,7 +52,8 @@ pub(in super::super) async fn respond(
     {
         return Err(GatewayError::Car(error.clone()));
     }
-    Ok(visit.reply(StatusCode::OK, out, stream, None))
+    let most = visit.most(false);
+    Ok(visit.reply_at_most(StatusCode::OK, out, stream, most))
 }
 
 /// Weak: the same graph in another order or with other blocks before it is as good.

@@ -14,7 +14,7 @@ use crate::dag::Resolved;
 use crate::ipld::dag_pb::PbNode;
 use crate::ipld::path::encode_segment;
 use crate::ipld::{Block, Cid, codec};
-use crate::units::ByteSize;
+use crate::units::{ByteSize, visible};
 
 /// The largest block whose values are shown, in bytes: decoded, a block may take some fifty times its size.
 const MAX_SHOWN: usize = 256 << 10;
@@ -92,7 +92,7 @@ fn render(visit: &Visit<'_>, resolved: &Resolved) -> Result<String, askama::Erro
         Err(problem) => (Vec::new(), false, Some(problem)),
     };
     let page = Page {
-        title: &page::visible(&visit.ask.path.to_string()),
+        title: &visible(&visit.ask.path.to_string()),
         cid: &resolved.cid.to_string(),
         codec: form,
         size: ByteSize(block.len() as u64).human(),
@@ -161,9 +161,9 @@ fn row(path: String, value: Ipld) -> Row {
         }
     };
     let cut = text.char_indices().nth(MAX_VALUE).map(|(at, _)| at);
-    let shown = page::visible(&text[..cut.unwrap_or(text.len())]);
+    let shown = visible(&text[..cut.unwrap_or(text.len())]);
     let value = if cut.is_some() { format!("{shown}…") } else { shown };
-    let path = if path.is_empty() { "/".to_owned() } else { page::visible(&path) };
+    let path = if path.is_empty() { "/".to_owned() } else { visible(&path) };
     Row { path, kind, value, href }
 }
 

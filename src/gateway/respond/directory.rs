@@ -24,7 +24,7 @@ use super::file;
 use crate::dag::{DirectoryError, Entries, Entry, Resolved, directory};
 use crate::ipld::Cid;
 use crate::ipld::path::Namespace;
-use crate::units::ByteSize;
+use crate::units::{ByteSize, visible};
 
 /// Entries that are written at once.
 const ROWS_PER_CHUNK: usize = 256;
@@ -274,7 +274,7 @@ impl Links {
         let (href, escaped) = self.entry(&entry.name);
         Row {
             href,
-            name: page::visible(&entry.name),
+            name: visible(&entry.name),
             cid: entry.cid.to_string(),
             cid_href: self.cid(&entry.cid, &escaped),
             elsewhere: matches!(self.place, Place::DnsLink { .. }),
@@ -297,14 +297,14 @@ fn root(visit: &Visit<'_>) -> String {
 
 fn head(visit: &Visit<'_>, resolved: &Resolved, links: &Links, part: &Part) -> Result<String, GatewayError> {
     let path = &visit.ask.path;
-    let mut crumbs = vec![Crumb { href: links.root(visit), name: page::visible(&path.root()) }];
+    let mut crumbs = vec![Crumb { href: links.root(visit), name: visible(&path.root()) }];
     for segment in &path.segments {
         let above = crumbs.last().map(|crumb| crumb.href.trim_end_matches('/')).unwrap_or_default();
         let href = format!("{above}/{}", utf8_percent_encode(segment, SEGMENT));
-        crumbs.push(Crumb { href, name: page::visible(segment) });
+        crumbs.push(Crumb { href, name: visible(segment) });
     }
     let parent = (!path.segments.is_empty()).then(|| format!("{}/..", links.base));
-    let title = page::visible(&path.to_string());
+    let title = visible(&path.to_string());
     let cid = resolved.cid.to_string();
     let head = Head {
         title: &title,

@@ -45,6 +45,7 @@ pub(in super::super) async fn respond(
     let mut out = HeaderMap::with_capacity(24);
     common(visit, resolved, &etag, modified, &mut out);
 
+    visit.check_deserialized(resolved.cid, size)?;
     if visit.ask.is_head() {
         let kind = match by_name {
             Some(kind) => Some(kind),
@@ -58,6 +59,9 @@ pub(in super::super) async fn respond(
     }
 
     let selection = ByteRange::read(&visit.ask.headers, &etag).select(size);
+    if matches!(selection, Selection::Part(_) | Selection::Parts(_)) {
+        visit.check_range(size)?;
+    }
     let (status, range, parts) = match selection {
         Selection::Whole => (StatusCode::OK, 0..size, None),
         Selection::Part(range) => {

@@ -72,6 +72,8 @@ fn reply(
         true if !entry.headers.contains_key(ACCEPT_RANGES) => return None,
         true => match ByteRange::read(asked, &entry.etag).select(entry.length) {
             Selection::Whole => None,
+            // A limit on the files of which parts may be asked for is the handler's to name.
+            Selection::Part(_) if gateway.state.config.range_file_size != 0 => return None,
             Selection::Part(range) => Some(range),
             Selection::Parts(_) | Selection::Unsatisfiable => return None,
         },

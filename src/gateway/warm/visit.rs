@@ -13,7 +13,7 @@ use crate::retriever::Session;
 impl Ask {
     /// Its address fixes the whole answer for ever.
     pub(in super::super) fn is_keepable(&self) -> bool {
-        self.slot.is_some()
+        self.info.slot.is_some()
             && self.method == Method::GET
             && self.mutable.is_none()
             && self.policy.is_none()
@@ -34,7 +34,7 @@ impl Visit<'_> {
         S: Stream<Item = Result<Bytes, E>> + Unpin,
     {
         let ask = self.ask;
-        let Some(slot) = ask.slot.as_ref().filter(|_| status == StatusCode::OK && ask.is_keepable()) else {
+        let Some(slot) = ask.info.slot.as_ref().filter(|_| status == StatusCode::OK && ask.is_keepable()) else {
             return Begun::untouched(stream);
         };
         let from_memory = |session: &Session| session.report().cache_state() == CacheState::Memory;

@@ -40,6 +40,8 @@ pub struct Peer {
     pub ready: AtomicBool,
     /// The connection is kept open without traffic.
     pub keep: AtomicBool,
+    /// The same, for as long as the retriever thinks it worth it.
+    pub warm: AtomicBool,
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
     /// Bytes read so far, those of unfinished messages included.
@@ -106,6 +108,7 @@ impl Peer {
             wake: Notify::new(),
             ready: AtomicBool::new(false),
             keep: AtomicBool::new(false),
+            warm: AtomicBool::new(false),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -375,6 +378,7 @@ impl Peer {
     pub fn is_busy(&self) -> bool {
         let state = self.lock();
         self.keep.load(Ordering::Relaxed)
+            || self.warm.load(Ordering::Relaxed)
             || !state.wants.is_empty()
             || !state.asked.is_empty()
             || state.scheduled

@@ -123,6 +123,12 @@ impl Scheduler {
         route.and_then(|id| self.routes.get(&id)).is_none_or(|route| route.state == RouteState::Done)
     }
 
+    /// How many routers could not say whether somebody has it.
+    pub(super) fn routers_failed(&self, route: Option<RouteId>) -> u32 {
+        let finished = route.and_then(|id| self.routes.get(&id)).map(|route| route.finished.as_slice());
+        finished.unwrap_or_default().iter().filter(|(_, _, error)| error.is_some()).count() as u32
+    }
+
     fn found(&mut self, id: SessionId, provider: Provider) {
         let Provider { peer, addrs, source, .. } = provider;
         // Those that are named for every CID alike have claimed nothing.

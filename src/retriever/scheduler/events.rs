@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use libp2p::PeerId;
+use libp2p::{Multiaddr, PeerId};
 
 use super::super::step::{Received, Step};
 use super::peer::Peer;
@@ -23,7 +23,9 @@ const REPLAN_EVERY: Duration = Duration::from_millis(40);
 impl Scheduler {
     pub(super) fn exchange(&mut self, event: ExchangeEvent, now: Time) {
         match event {
-            ExchangeEvent::Connected { peer, transport, dial, .. } => self.connected(peer, transport, dial, now),
+            ExchangeEvent::Connected { peer, transport, address, dial } => {
+                self.connected(peer, transport, address, dial, now);
+            }
             ExchangeEvent::ConnectFailed { peer, error } => self.connect_failed(peer, &error, now),
             ExchangeEvent::Disconnected { peer } => self.disconnected(peer, now),
             ExchangeEvent::Block { peer, block, wire_bytes, arrival } => {
@@ -48,19 +50,19 @@ impl Scheduler {
         }
     }
 
-    fn connected(&mut self, id: PeerId, transport: Transport, dial: Option<Duration>, now: Time) {
+    fn connected(&mut self, id: PeerId, transport: Transport, address: Multiaddr, dial: Option<Duration>, now: Time) {
         self.dials.remove(&id);
         let standing = self.ledger.get(&id);
         let (rate, rtt) = (standing.and_then(|s| s.max_rate(now)), standing.and_then(|s| s.min_rtt));
         // Until a ping has answered: the handshake and Bitswap's negotiation take two round trips over QUIC, four or
-        // more over TCP.
-        let trips = if transport == Transport::BitswapQuic { 2 } else { 4 };
+        // more over TCP; HTTP without TLS takes two, with its probe.
+        let trips = if matches!(transport, Transport::BitswapQuic | Transport::Http) { 2 } else { 4 };
         let rtt = rtt.or(dial.map(|dial| dial / trips));
         match self.peers.get_mut(&id) {
             // A second connection, or a better transport for the same peer.
-            Some(peer) => peer.transport = transport,
+            Some(peer) => (peer.transport, peer.address) = (transport, address),
             None => {
-                self.peers.insert(id, Peer::new(transport, rate, rtt, now));
+                self.peers.insert(id, Peer::new(transport, address, rate, rtt, now));
             }
         }
         let mut searching = Vec::new();
@@ -417,6 +419,7 @@ impl Scheduler {
 fn error_kind(error: &ConnectError) -> &'static str {
     match error {
         ConnectError::NoAddress => "no_address",
+        ConnectError::Itself => "itself",
         ConnectError::PrivateAddress => "private_address",
         ConnectError::Timeout(_) => "timeout",
         ConnectError::LimitReached => "limit_reached",

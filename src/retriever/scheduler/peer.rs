@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
+use libp2p::Multiaddr;
+
 use super::super::rate::RateEstimator;
 use super::{SessionId, Time, UNKNOWN_BLOCK, WantId};
 use crate::exchange::WantKind;
@@ -45,6 +47,8 @@ const MIN_RATE: f64 = 1_000.0;
 #[derive(Debug)]
 pub struct Peer {
     pub transport: Transport,
+    pub address: Multiaddr,
+    pub since: Time,
     pub outstanding: BTreeMap<WantId, Asked>,
     /// Believed bytes of the blocks among them.
     pub outstanding_bytes: u64,
@@ -97,9 +101,17 @@ pub struct Recent {
 }
 
 impl Peer {
-    pub fn new(transport: Transport, rate: Option<f64>, min_rtt: Option<Duration>, now: Time) -> Self {
+    pub fn new(
+        transport: Transport,
+        address: Multiaddr,
+        rate: Option<f64>,
+        min_rtt: Option<Duration>,
+        now: Time,
+    ) -> Self {
         Self {
             transport,
+            address,
+            since: now,
             outstanding: BTreeMap::new(),
             outstanding_bytes: 0,
             block_wants: 0,

@@ -271,10 +271,17 @@ impl Scheduler {
                 continue;
             }
             let (phase, found, tried) = (session.phase(), session.found(), session.tried());
+            let failed = self.routers_failed(state.route.or(session.route));
             self.tally.not_found += 1;
             self.step(id, Step::Failed { cid, reason: "nobody has it" });
             self.uninterested(id, want);
-            let error = FetchError::NotFound { cid, phase, providers_found: found, providers_tried: tried };
+            let error = FetchError::NotFound {
+                cid,
+                phase,
+                providers_found: found,
+                providers_tried: tried,
+                routers_failed: failed,
+            };
             self.out.push(Action::Fail { session: id, cid, error });
         }
     }

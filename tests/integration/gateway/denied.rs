@@ -18,9 +18,9 @@ use tidegate::telemetry::Metrics;
 use super::world::{Answer, Store, TOKEN, World};
 
 /// The store as a server has it: with the lists between.
-struct Listed {
-    store: Arc<Store>,
-    lists: Denylists,
+pub struct Listed {
+    pub store: Arc<Store>,
+    pub lists: Denylists,
 }
 
 #[async_trait]
@@ -40,7 +40,7 @@ impl LocalBlocks for Listed {
     }
 }
 
-fn rules(lines: &str) -> Rules {
+pub fn rules(lines: &str) -> Rules {
     let dir = tempfile::tempdir().unwrap();
     let path: PathBuf = dir.path().join("a.deny");
     std::fs::write(&path, lines).unwrap();
@@ -135,4 +135,44 @@ async fn paths_names_and_the_law_have_their_own_answers() {
     }
     assert_eq!(at(&world, "site.example.org", "/b").await.status, StatusCode::GONE);
     assert_eq!(at(&world, "site.example.org", "/a/f").await.status.as_u16(), 451);
+}
+
+// §3.11-2 and §3.11-3: the files of a folder count in the order of their names, the later one decides, and what is appended
+// counts without a restart.
+#[tokio::test]
+async fn m3_11_3_a_later_file_overrides_and_an_appended_line_counts() {
+    let world = World::new();
+    let (first, _) = world.file(b"first").await;
+    let (second, _) = world.file(b"second").await;
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, lines: String| std::fs::write(folder.path().join(name), lines).unwrap();
+    write("20-allow.deny", format!("!/ipfs/{}\n", first.cid));
+    write("10-deny.deny", format!("/ipfs/{}\n", first.cid));
+    write("ignored.txt", format!("/ipfs/{}\n", second.cid));
+    let (world, lists) = listed(world, "", "");
+    let given = vec![folder.path().to_owned()];
+    lists.replace(Rules::read(&tidegate::denylist::files(&given).unwrap()).unwrap());
+    let status = async |cid: &Cid| at(&world, "127.0.0.1", &format!("/ipfs/{cid}")).await.status.as_u16();
+    assert_eq!((status(&first.cid).await, status(&second.cid).await), (200, 200));
+
+    let supervisor = Supervisor::new();
+    tidegate::denylist::watch(&lists, given, &Metrics::new(), &supervisor);
+    let until = async |cid: &Cid, wanted: u16| {
+        let end = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+        while status(cid).await != wanted {
+            assert!(tokio::time::Instant::now() < end, "{cid} is not {wanted}");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    write("20-allow.deny", format!("!/ipfs/{}\n/ipfs/{}\n", first.cid, second.cid));
+    until(&second.cid, 410).await;
+    assert_eq!(status(&first.cid).await, 200);
+    // One that cannot be read changes nothing; one more file, by its name the last, does.
+    write("15-broken.deny", "name: x\nno map\n---\n".into());
+    write("30-deny.deny", format!("/ipfs/{}\n", first.cid));
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!((status(&first.cid).await, status(&second.cid).await), (200, 410));
+    std::fs::remove_file(folder.path().join("15-broken.deny")).unwrap();
+    until(&first.cid, 410).await;
+    supervisor.stop(std::time::Duration::from_secs(5)).await;
 }

@@ -77,7 +77,7 @@ async fn the_probe_is_an_empty_block_and_a_car_without_blocks() {
     assert_eq!((roots, blocks), (vec!["bafkqaaa".parse().unwrap()], Vec::new()));
 }
 
-// §3.1-4, §3.1-9: the address wins over the header; parameters are echoed; Content-Location says what was meant.
+// §3.1-4, §3.1-10: the address wins over the header; parameters are echoed; Content-Location says what was meant.
 #[tokio::test]
 async fn every_form_names_its_own_address_and_type() {
     let world = World::new();
@@ -133,7 +133,7 @@ async fn accept_is_weighed() {
     assert_eq!(none.status, StatusCode::NOT_ACCEPTABLE);
 }
 
-// §3.1-5 to §3.1-7, §3.1-13: scopes, ranges, duplicates, exact blocks in order.
+// §3.1-5 to §3.1-7, §3.1-14: scopes, ranges, duplicates, exact blocks in order.
 #[tokio::test]
 async fn a_car_holds_exactly_what_its_parameters_say() {
     let world = World::new();
@@ -182,7 +182,7 @@ async fn a_car_holds_exactly_what_its_parameters_say() {
     assert_eq!(etags.len(), queries.len());
 }
 
-// §3.1-13: identity CIDs are never blocks of a CAR.
+// §3.1-14: identity CIDs are never blocks of a CAR.
 #[tokio::test]
 async fn identity_blocks_are_not_written_into_a_car() {
     let world = World::new();
@@ -193,7 +193,7 @@ async fn identity_blocks_are_not_written_into_a_car() {
     assert_eq!(world.get(&format!("/ipfs/{}/inline.txt", dir.cid)).await.text(), "inline");
 }
 
-// §2.7-5: a child that is missing ends the stream, and the client can tell.
+// §3.1-9: a child that is missing ends the stream, and the client can tell.
 #[tokio::test]
 async fn a_car_that_lacks_a_child_does_not_end_cleanly() {
     let world = World::new();
@@ -207,7 +207,7 @@ async fn a_car_that_lacks_a_child_does_not_end_cleanly() {
     assert_eq!(car_blocks(&part).1, [file.cid, blocks[0]]);
 }
 
-// §3.2-6, §3.2-14, IPIP-524: structured data as it is, paths through its links.
+// §3.2-7, §3.2-14, IPIP-524: structured data as it is, paths through its links.
 #[tokio::test]
 async fn structured_data_is_served_as_it_is_and_led_through() {
     let world = World::new();
@@ -362,7 +362,7 @@ async fn archives_refuse_names_that_lead_elsewhere() {
     assert!(files.contains_key(&format!("{}/file", dir.cid)), "{:?}", files.keys());
 }
 
-// §3.2-15, §2.7-6: several ranges, If-Range, 416.
+// §3.2-16, §2.7-6: several ranges, If-Range, 416.
 #[tokio::test]
 async fn several_ranges_come_as_parts() {
     let world = World::new();

@@ -83,6 +83,9 @@ async fn silent_connections_are_closed() {
 async fn partial_headers_are_closed() {
     let config = Config { header_timeout: SOON, ..patient() };
     is_hung_up_on(config.clone(), "GET / HTTP/1.1\r\nHost: x\r\nX-", "Header").await;
+    // Also where a connection may be silent for ever.
+    let silent = Config { first_byte_timeout: Duration::ZERO, ..config.clone() };
+    is_hung_up_on(silent, "GET / HTTP/1.1\r\nHost: x\r\nX-", "Header").await;
     // So is the beginning of the HTTP/2 preface, and the header of a second request on the same connection.
     is_hung_up_on(config.clone(), "PRI * HT", "Header").await;
     let (server, metrics, _) = start(config).await;
@@ -123,6 +126,37 @@ async fn readers_that_take_nothing_are_reset() {
         }
     };
     assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+// RELIABILITY.md §3.5, slow clients: neither we nor the kernel hold much of what nobody reads. Linux alone would take 4 MiB.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn little_waits_in_the_kernel_for_a_reader_that_takes_nothing() {
+    let given = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = given.clone();
+    let counted = move || {
+        let counter = counter.clone();
+        let chunk = bytes::Bytes::from_static(&[7; 65536]);
+        async move {
+            Body::from_stream(futures::stream::repeat_with(move || {
+                counter.fetch_add(chunk.len(), std::sync::atomic::Ordering::Relaxed);
+                Ok::<_, std::io::Error>(chunk.clone())
+            }))
+        }
+    };
+    let router = Router::new().route("/counted", get(counted));
+    let server = serve(router, Config { stall_timeout: PATIENCE, ..patient() }, None, &Metrics::new()).await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(server.address).await.unwrap();
+    stream.write_all(b"GET /counted HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    // Until nothing moves any more.
+    let mut seen = (0, usize::MAX);
+    while seen.0 == 0 || seen.0 != seen.1 {
+        tokio::time::sleep(SOON).await;
+        seen = (given.load(std::sync::atomic::Ordering::Relaxed), seen.0);
+    }
+    assert!(seen.0 < 1_500_000, "{} bytes were made for a reader that takes nothing", seen.0);
 }
 
 #[tokio::test]

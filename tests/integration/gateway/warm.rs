@@ -312,9 +312,10 @@ async fn first_requests_at_once_keep_one_answer() {
     let warm = Arc::new(Warm::new());
     let (file, _) = warm.world.file(&noise(3 << 20)).await;
     let path = format!("/ipfs/{}", file.cid);
+    let supervisor = Supervisor::new();
     let asks = (0..64).map(|_| {
         let (warm, path) = (warm.clone(), path.clone());
-        tokio::spawn(async move { warm.get(&path).await.body.len() })
+        supervisor.spawn_short(async move { warm.get(&path).await.body.len() })
     });
     for length in futures::future::join_all(asks).await {
         assert_eq!(length.unwrap(), 3 << 20);

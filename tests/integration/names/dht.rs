@@ -143,3 +143,26 @@ async fn a_peer_with_an_older_record_is_given_the_newer_one() {
         peer.stop().await;
     }
 }
+
+// GATEWAY.md §3.9-1: who only asks does not say that it answers.
+#[tokio::test]
+async fn m3_9_1_a_client_of_the_dht_does_not_advertise_it_and_a_server_does() {
+    const KAD: &str = "/ipfs/kad/1.0.0";
+    let server = Peer::start(true, Vec::new()).await;
+    let client = Peer::start(false, vec![server.addr()]).await;
+    until("the server in the table", async || client.client.dht_routing_peers() == 1).await;
+    // What each has heard the other say, when it has said anything.
+    let said = async |of: &Peer| loop {
+        if let Some(peer) = of.client.peers().into_iter().find(|peer| !peer.protocols.is_empty()) {
+            break peer.protocols;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let of_client = tokio::time::timeout(PATIENCE, said(&server)).await.unwrap();
+    let of_server = tokio::time::timeout(PATIENCE, said(&client)).await.unwrap();
+    assert!(of_client.iter().any(|name| name.starts_with("/ipfs/bitswap/")), "{of_client:?}");
+    assert!(!of_client.iter().any(|name| name == KAD), "{of_client:?}");
+    assert!(of_server.iter().any(|name| name == KAD), "{of_server:?}");
+    client.stop().await;
+    server.stop().await;
+}

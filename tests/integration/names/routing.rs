@@ -188,6 +188,32 @@ async fn at_most_100_results_and_what_is_here_is_ours() {
     assert_eq!(json["Peers"].as_array().unwrap().len(), 20);
 }
 
+// GATEWAY.md §3.7-8: by XOR of the hashes of the keys, the nearest first.
+#[tokio::test]
+async fn m3_7_8_the_closest_peers_come_nearest_first() {
+    let known: Vec<_> = (0..60).map(|_| provider("/ip4/192.0.2.1/tcp/1", &[])).collect();
+    let server = Server::new(known.clone());
+    let hash = |bytes: &[u8]| HashCode::Sha2_256.digest(bytes).unwrap().digest().to_vec();
+    for key in [CID.to_owned(), known[0].peer.to_string()] {
+        let answer = server.get(&format!("/dht/closest/peers/{key}")).await;
+        let json: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        let got: Vec<PeerId> = json["Peers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|peer| peer["ID"].as_str().unwrap().parse().unwrap())
+            .collect();
+        // The key of a CID is its multihash, that of a peer its ID.
+        let own = key.parse::<Cid>().map(|cid| cid.hash().to_bytes()).unwrap_or_else(|_| known[0].peer.to_bytes());
+        let distance =
+            |peer: &PeerId| -> Vec<u8> { hash(&own).iter().zip(hash(&peer.to_bytes())).map(|(a, b)| a ^ b).collect() };
+        let mut expected: Vec<PeerId> = known.iter().map(|provider| provider.peer).collect();
+        expected.sort_by_key(&distance);
+        expected.truncate(20);
+        assert_eq!(got, expected, "{key}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_not_understood_has_its_status() {
     let server = Server::new(Vec::new());

@@ -1,0 +1,86 @@
+//! `GET /explain/{cid}`: why is it slow, or missing? Who has it, reached how, and what a fetch would cost; nothing is fetched.
+
+use std::time::Duration;
+
+use axum::extract::State as Extract;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::State;
+use super::extract::{CidInPath, Query, fresh};
+use super::problem::Problem;
+use crate::explain::{self, ExplainError, Explanation, Question};
+use crate::ipld::ContentPath;
+
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default, deny_unknown_fields)]
+pub struct Asked {
+    /// Names below the CID, joined by slashes. Followed through blocks that are here; the first that is not is explained.
+    #[param(max_length = 8192, example = "docs/readme.md")]
+    path: Option<String>,
+    /// Patience in seconds, with routers and with peers. 10 if it is not given.
+    #[param(minimum = 1, maximum = 60)]
+    timeout_s: Option<u64>,
+    /// Providers that are dialled and asked. 20 if it is not given.
+    #[param(minimum = 1, maximum = 100)]
+    max_providers: Option<usize>,
+}
+
+/// Who has a CID, by which router, reached how, what of it is here, and what a fetch would cost now
+///
+/// Routers are asked, providers dialled and asked whether they have the block; no content is fetched. `verdict` is the short
+/// answer; a CID that nobody has is a 200 that says so.
+#[utoipa::path(
+    get, path = "/explain/{cid}", tag = "network",
+    params(("cid" = String, Path, description = "A CID of any version"), Asked),
+    responses(
+        (status = 200, body = Explanation),
+        (status = 404, description = "The path leads nowhere within content that is here."),
+    )
+)]
+pub async fn explain(
+    Extract(state): Extract<State>,
+    CidInPath(root): CidInPath,
+    Query(asked): Query<Asked>,
+) -> Result<Response, Problem> {
+    let question = asked.question(root)?;
+    let answer = explain::explain(&state.retriever, &state.blocks, &question).await?;
+    Ok(fresh(StatusCode::OK, answer))
+}
+
+impl Asked {
+    fn question(self, root: crate::ipld::Cid) -> Result<Question, Problem> {
+        let seconds = self.timeout_s.unwrap_or(explain::DEFAULT_TIMEOUT.as_secs());
+        if !(1..=explain::MAX_TIMEOUT.as_secs()).contains(&seconds) {
+            return Err(Problem::parameter("timeout_s", "timeout_s is 1 to 60"));
+        }
+        let max_providers = self.max_providers.unwrap_or(explain::DEFAULT_PROVIDERS);
+        if !(1..=explain::MAX_PROVIDERS).contains(&max_providers) {
+            return Err(Problem::parameter("max_providers", "max_providers is 1 to 100"));
+        }
+        let path = match self.path.as_deref().unwrap_or_default().trim_matches('/') {
+            "" => Vec::new(),
+            path => ContentPath::parse_text(&format!("/ipfs/{root}/{path}"))
+                .map(|path| path.segments)
+                .map_err(|error| Problem::parameter("path", error.to_string()))?,
+        };
+        Ok(Question { root, path, timeout: Duration::from_secs(seconds), max_providers })
+    }
+}
+
+impl From<ExplainError> for Problem {
+    fn from(error: ExplainError) -> Self {
+        match error {
+            ExplainError::Busy(error) => Self::too_many(error.to_string(), RETRY_BUSY),
+            ExplainError::Path(error) => Self::not_found(error.to_string()),
+            ExplainError::Unsupported { .. } => Self::parameter("cid", error.to_string()),
+            ExplainError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// Seconds: a check takes ten, if its routers and peers are slow.
+const RETRY_BUSY: u64 = 5;

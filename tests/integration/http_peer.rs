@@ -1,0 +1,5 @@
+//! HTTP providers: blocks over real sockets from servers that behave, from servers that do not, and beside Bitswap.
+
+mod behaviour;
+mod rig;
+mod whole;
