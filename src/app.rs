@@ -195,7 +195,7 @@ impl App {
             node.serve_http(streams.clone());
             listeners.push(stages.listeners.spawn("libp2p gateway", async move { streams.drained().await }));
         }
-        let gateway_router = gateway::router(state, &metrics);
+        let gateway_service = gateway::service(state, &metrics);
         let admin = parts::Admin {
             settings: &settings,
             bound: settings.admin,
@@ -217,21 +217,21 @@ impl App {
         let admin_router = admin.router();
 
         let tunnels = parts::tunnels(&settings)?;
-        for (name, tcp, router, tunnel_to) in
-            [("gateway", gateway_tcp, gateway_router, Some(tunnels)), ("admin", admin_tcp, admin_router, None)]
-        {
-            let options = listener::Options {
-                name,
-                config: parts::listener(&settings),
-                trusted_proxies: settings.trusted_proxy.clone(),
-                tls: tls.clone(),
-                stats: stats.clone(),
-                tunnel_to,
-            };
-            let (supervisor, stop) = (stages.listeners.clone(), stop.clone());
-            let serving = async move { listener::serve(tcp, router, options, &supervisor, stop).await };
-            listeners.push(stages.listeners.spawn(name, serving));
-        }
+        let options = |name, tunnel_to| listener::Options {
+            name,
+            config: parts::listener(&settings),
+            trusted_proxies: settings.trusted_proxy.clone(),
+            tls: tls.clone(),
+            stats: stats.clone(),
+            tunnel_to,
+        };
+        let (supervisor, token) = (stages.listeners.clone(), stop.clone());
+        let gateway = options("gateway", Some(tunnels));
+        let gateway = async move { listener::serve(gateway_tcp, gateway_service, gateway, &supervisor, token).await };
+        let (supervisor, token) = (stages.listeners.clone(), stop.clone());
+        let admin = options("admin", None);
+        let admin = async move { listener::serve(admin_tcp, admin_router, admin, &supervisor, token).await };
+        listeners.extend([stages.listeners.spawn("gateway", gateway), stages.listeners.spawn("admin", admin)]);
 
         if let Err(error) = api.write(&data_dir) {
             warn!(%error, "the api file cannot be written: other commands will not find this server");

@@ -99,7 +99,7 @@ pub struct Settings {
     /// Denylists in the compact format (IPIP-383), files or folders of `.deny` files, read again when they change. Those in
     /// /etc/ipfs/denylists and ~/.config/ipfs/denylists are read too.
     pub denylist: Vec<PathBuf>,
-    /// Budget of the cache's memory tier.
+    /// Budget of the cache's memory: three quarters for blocks, one for whole answers.
     pub cache_memory: ByteSize,
     /// Budget of the cache's disk tier. 0 switches it off.
     pub cache_disk: ByteSize,

@@ -10,6 +10,7 @@ mod watch;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use multihash_codetable::{Code, MultihashDigest};
@@ -42,6 +43,7 @@ pub enum DenylistError {
 #[derive(Debug, Clone, Default)]
 pub struct Denylists {
     rules: Arc<RwLock<Arc<Rules>>>,
+    generation: Arc<AtomicU64>,
 }
 
 /// The rules of one reading.
@@ -84,6 +86,14 @@ impl Denylists {
     /// Puts other rules in the place of those that count.
     pub fn replace(&self, rules: Rules) {
         *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        // After the rules: who sees this number has seen no older rules since.
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Changes with each [`Denylists::replace`]. What was allowed under a number that was read *before* the question is
+    /// allowed for as long as the number stays.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// The rules that count now.

@@ -23,9 +23,11 @@ pub mod range;
 pub mod redirects;
 mod respond;
 mod routing_v1;
+mod service;
 mod size;
 mod trustless;
 mod waiting;
+mod warm;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,10 +43,13 @@ use crate::names::{Reach, Resolver};
 use crate::record::RecordSink;
 use crate::retriever::Retriever;
 use crate::telemetry::Metrics;
+use crate::units::ByteSize;
 use metrics::Counts;
 use waiting::Waits;
+use warm::Warm;
 
 pub use routing_v1::{OwnAddresses, Routing};
+pub use service::Service;
 pub use trustless::trustless;
 
 /// Limits of the gateway.
@@ -79,6 +84,10 @@ pub struct Config {
     pub sandbox: bool,
     /// Hosts that send each root to an origin of its own, `{cid}.ipfs.HOST`. Default `localhost`.
     pub subdomain_hosts: host::Hosts,
+    /// Memory for whole answers that are asked for again and again, the blocks that they share with the memory tier included.
+    /// Default 32 MiB. Raise it when `gateway_answer_cache_evicted` grows. One answer takes up to half of it. 0: every answer
+    /// is made anew.
+    pub answer_cache: ByteSize,
     /// Proxies whose `X-Forwarded-Proto` and `X-Forwarded-Host` count. Default none.
     pub trusted_proxies: Vec<IpNet>,
 }
@@ -94,6 +103,7 @@ impl Default for Config {
             dag_size: 0,
             waiting_page: Duration::from_secs(2),
             sandbox: false,
+            answer_cache: ByteSize::mib(32),
             // Local invariant: the name is a host name.
             subdomain_hosts: host::Hosts::parse(&["localhost"]).unwrap_or_default(),
             trusted_proxies: Vec::new(),
@@ -119,13 +129,19 @@ pub struct State {
     pub is_admin_token: TokenCheck,
 }
 
-/// The gateway as a router. Registers its metrics: build it once a process, and clone it for further listeners.
+/// The gateway as a router: [`service`], for where a router is wanted.
 pub fn router(state: State, metrics: &Metrics) -> Router {
+    Router::new().fallback_service(service(state, metrics))
+}
+
+/// The gateway. Registers its metrics: build it once a process, and clone it for further listeners.
+pub fn service(state: State, metrics: &Metrics) -> Service {
     let counts = Counts::new(metrics);
     let gateway = Arc::new(Gateway {
         permits: Arc::new(Semaphore::new(state.config.concurrent_requests as usize)),
         waits: Waits::new(state.config.waiting_page, counts.clone(), state.retriever.supervisor().clone()),
         counts: counts.clone(),
+        warm: Warm::new(state.config.answer_cache, metrics),
         reach: Reach::Network,
         state,
     });
@@ -142,10 +158,11 @@ pub fn router(state: State, metrics: &Metrics) -> Router {
         .fallback(handler::nothing)
         .with_state(gateway.clone());
     // The front gives requests of other origins their content path: it comes before the routes are tried.
-    let front = axum::middleware::from_fn_with_state(gateway, origin::front);
-    Router::new()
+    let front = axum::middleware::from_fn_with_state(gateway.clone(), origin::front);
+    let router = Router::new()
         .fallback_service(tower::Layer::layer(&front, routes))
-        .layer(axum::middleware::from_fn_with_state(counts, middleware::wrap))
+        .layer(axum::middleware::from_fn_with_state(counts, middleware::wrap));
+    Service::new(gateway, router)
 }
 
 /// The router's state.
@@ -153,6 +170,7 @@ struct Gateway {
     state: State,
     permits: Arc<Semaphore>,
     counts: Counts,
+    warm: Warm,
     /// Whether the network is asked for what is not here.
     reach: Reach,
     waits: Arc<Waits>,

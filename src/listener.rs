@@ -12,13 +12,15 @@ mod target;
 mod tls;
 mod unsent;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::body::Body;
+use http::{Request, Response};
 use hyper_util::rt::TokioTimer;
 use hyper_util::server::conn::auto;
 use ipnet::IpNet;
@@ -97,7 +99,7 @@ impl Default for Config {
     }
 }
 
-/// One listener: what [`serve`] needs besides the router.
+/// One listener: what [`serve`] needs besides the service.
 #[derive(Clone)]
 pub struct Options {
     /// From a closed set (`gateway`, `admin`): a metric label and a log field.
@@ -107,9 +109,20 @@ pub struct Options {
     pub trusted_proxies: Vec<IpNet>,
     pub tls: Option<Tls>,
     pub stats: Stats,
-    /// Which hosts a proxy tunnel (`CONNECT`) may name. Whatever it names, it ends in this listener's router: nothing is
+    /// Which hosts a proxy tunnel (`CONNECT`) may name. Whatever it names, it ends in this listener's service: nothing is
     /// ever forwarded. `None`: no tunnels.
     pub tunnel_to: Option<TunnelCheck>,
+}
+
+/// What answers requests: a router, or a service before one. Cloned for each request.
+pub trait Answers:
+    tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static
+{
 }
 
 /// Says whether an authority (`host:port`) is served here.
@@ -188,18 +201,21 @@ impl Stats {
 ///
 /// A request carries [`axum::extract::ConnectInfo`]`<SocketAddr>` of the peer and [`Secure`] as extensions, and exactly
 /// one `Host` header, whatever form its target had: a request without, or with several, is answered 400.
-pub async fn serve(
+pub async fn serve<S: Answers>(
     tcp: TcpListener,
-    router: Router,
+    service: S,
     options: Options,
     supervisor: &Supervisor,
     stop: CancellationToken,
-) -> usize {
+) -> usize
+where
+    S::Future: Send,
+{
     let hard_stop = CancellationToken::new();
     let limiter = Limiter::new(&options.config, options.trusted_proxies.clone());
     let server = Arc::new(Server {
         http: http(&options.config, supervisor),
-        router,
+        service,
         options,
         stop: stop.clone(),
         hard_stop: hard_stop.clone(),
@@ -210,7 +226,7 @@ pub async fn serve(
 }
 
 /// Waits for what is open, then cuts it; how many had to be cut.
-async fn drain(server: &Server, open: &TaskTracker) -> usize {
+async fn drain<S>(server: &Server<S>, open: &TaskTracker) -> usize {
     open.close();
     let name = server.options.name;
     let drain = server.options.config.drain_timeout;
@@ -226,27 +242,29 @@ async fn drain(server: &Server, open: &TaskTracker) -> usize {
 }
 
 /// What the connections of one listener share.
-struct Server {
+struct Server<S> {
     http: auto::Builder<Spawner>,
-    router: Router,
+    service: S,
     options: Options,
     stop: CancellationToken,
     hard_stop: CancellationToken,
 }
 
-impl Server {
+impl<S> Server<S> {
     fn closed(&self, reason: Reason) {
         self.options.stats.closed(self.options.name, reason);
     }
 }
 
-async fn accept(
+async fn accept<S: Answers>(
     tcp: TcpListener,
-    server: &Arc<Server>,
+    server: &Arc<Server<S>>,
     limiter: &Limiter,
     supervisor: &Supervisor,
     open: &TaskTracker,
-) {
+) where
+    S::Future: Send,
+{
     let name = server.options.name;
     let mut backoff = ACCEPT_BACKOFF_MIN;
     loop {

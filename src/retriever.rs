@@ -181,6 +181,11 @@ pub trait LocalBlocks: Send + Sync + 'static {
     fn denied(&self, _: &Cid) -> Option<Denied> {
         None
     }
+
+    /// Changes when a block was removed on purpose, so that whoever keeps bytes of blocks lets go of them.
+    fn removals(&self) -> u64 {
+        0
+    }
 }
 
 /// One peer as the retriever sees it now.
@@ -316,6 +321,21 @@ impl Retriever {
         let compared = self.core.compare_share > 0.0 && rand::random::<f64>() < self.core.compare_share;
         let policy = options.policy.unwrap_or(if compared { Policy::Standard } else { self.core.policy });
         Session::new(self.core.clone(), root, policy, options.local_only)
+    }
+
+    /// The policy of requests that do not choose.
+    pub fn policy(&self) -> Policy {
+        self.core.policy
+    }
+
+    /// A request was answered with this block without a session that fetched it.
+    pub fn used(&self, block: &Block) {
+        self.core.blocks.used(block);
+    }
+
+    /// Changes when a block was removed from every tier on purpose.
+    pub fn removals(&self) -> u64 {
+        self.core.blocks.removals()
     }
 
     /// Owns what goes on between the requests of one reader: it ends with the sessions.

@@ -89,7 +89,20 @@ impl Connection {
     }
 }
 
+/// The validator of what is at `path`, asked for in a namespace.
+pub fn etag_in(namespace: &Namespace, host: SocketAddr, path: &str) -> io::Result<String> {
+    let path = path.to_owned();
+    namespace.run(move || {
+        let mut stream = TcpStream::connect_timeout(&host, TIMEOUT)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        write!(stream, "HEAD {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+        let head = Head::read(&mut BufReader::new(stream))?;
+        head.etag.ok_or_else(|| io::Error::other(format!("{host}{path} has no ETag")))
+    })
+}
+
 struct Head {
+    etag: Option<String>,
     status: u16,
     length: Option<u64>,
     chunked: bool,
@@ -101,6 +114,7 @@ impl Head {
         let status = first.split(' ').nth(1).and_then(|status| status.parse().ok());
         let mut head = Self {
             status: status.ok_or_else(|| io::Error::other(format!("not an HTTP answer: {first:?}")))?,
+            etag: None,
             length: None,
             chunked: false,
         };
@@ -108,6 +122,7 @@ impl Head {
             let field = line(reader)?;
             let Some((name, value)) = field.split_once(':') else { return Ok(head) };
             match name.to_ascii_lowercase().as_str() {
+                "etag" => head.etag = Some(value.trim().to_owned()),
                 "content-length" => head.length = value.trim().parse().ok(),
                 "transfer-encoding" => head.chunked = value.trim().eq_ignore_ascii_case("chunked"),
                 _ => {}

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::cell::{Cell, Sample};
 use crate::machine::Machine;
-use crate::run::warm::Warm;
+use crate::run::warm::{Warm, What};
 use crate::stats::Summary;
 use gates::Gate;
 
@@ -147,7 +147,8 @@ fn six_rows(text: &mut String, run: &Run, cells: &[Cell]) {
         }
     }
     let of = |contender: &str| -> Vec<&Warm> {
-        run.warm.iter().filter(|warm| warm.contender == contender && warm.connections == 1).collect()
+        let of = |warm: &&Warm| warm.contender == contender && warm.what == What::File && warm.connections == 1;
+        run.warm.iter().filter(of).collect()
     };
     let mean = |of: &[&Warm]| geometric(of.iter().map(|warm| warm.p50_us / 1e3));
     for standard in STANDARDS {
@@ -211,16 +212,17 @@ fn warm(text: &mut String, warm: &[Warm]) {
     line(
         text,
         format_args!(
-            "| size | connections | contender | p50 µs | p99 µs | requests/s | MB/s |\n|---|---|---|---|---|---|---|"
+            "| what | size | connections | contender | p50 µs | p99 µs | requests/s | MB/s |\n|---|---|---|---|---|---|---|---|"
         ),
     );
     for one in warm {
-        let Warm { contender, bytes, connections, p50_us, p99_us, requests_per_s, .. } = one;
+        let Warm { contender, what, bytes, connections, p50_us, p99_us, requests_per_s, .. } = one;
         let rate = requests_per_s * *bytes as f64 / 1e6;
         line(
             text,
             format_args!(
-                "| {} | {connections} | {contender} | {p50_us:.0} | {p99_us:.0} | {requests_per_s:.0} | {rate:.0} |",
+                "| {} | {} | {connections} | {contender} | {p50_us:.0} | {p99_us:.0} | {requests_per_s:.0} | {rate:.0} |",
+                what.as_str(),
                 size(*bytes)
             ),
         );

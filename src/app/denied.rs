@@ -41,6 +41,10 @@ impl LocalBlocks for Allowed {
     fn denied(&self, cid: &Cid) -> Option<Denied> {
         self.denylists.cid(cid)
     }
+
+    fn removals(&self) -> u64 {
+        self.blocks.removals()
+    }
 }
 
 #[async_trait]

@@ -22,6 +22,7 @@ use crate::routing::{ContentRouter, NameRouter, RouterKind};
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 use crate::topology::Facts;
+use crate::units::ByteSize;
 use crate::{api, dashboard, gateway, listener, names, p2p};
 
 /// What a server inside a command changes: loopback on free ports, no listening peer, nothing for peers over HTTP, no
@@ -40,8 +41,16 @@ pub fn embed(settings: &mut Settings) {
 /// The value of `database` that keeps no records.
 const NO_DATABASE: &str = "none";
 
+/// One part in so many of the memory for content holds whole answers, the rest blocks.
+const ANSWERS_SHARE: u64 = 4;
+
+fn answers(settings: &Settings) -> ByteSize {
+    ByteSize(settings.cache_memory.0 / ANSWERS_SHARE)
+}
+
 pub fn store(settings: &Settings) -> blockstore::Config {
-    blockstore::Config { memory: settings.cache_memory, disk: settings.cache_disk, ..Default::default() }
+    let memory = ByteSize(settings.cache_memory.0 - answers(settings).0);
+    blockstore::Config { memory, disk: settings.cache_disk, ..Default::default() }
 }
 
 pub fn node(settings: &Settings) -> p2p::Config {
@@ -158,6 +167,7 @@ pub fn gateway(settings: &Settings) -> Result<gateway::Config, HostsError> {
         dag_size: settings.limits.dag_size.0,
         subdomain_hosts: Hosts::parse(&settings.subdomain_host)?,
         trusted_proxies: settings.trusted_proxy.clone(),
+        answer_cache: answers(settings),
         ..Default::default()
     })
 }

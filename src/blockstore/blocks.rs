@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -40,6 +41,7 @@ pub struct Blocks {
     puts: Arc<RwLock<()>>,
     collecting: Arc<Semaphore>,
     scrubbing: Arc<Semaphore>,
+    removals: AtomicU64,
 }
 
 /// While it lives, `gc` waits: hold it from the first block of an `add` until its pin.
@@ -103,6 +105,7 @@ impl Blocks {
             puts: Arc::default(),
             collecting: Arc::new(Semaphore::new(1)),
             scrubbing: Arc::new(Semaphore::new(1)),
+            removals: AtomicU64::new(0),
         }))
     }
 
@@ -152,6 +155,12 @@ impl Blocks {
         if Block::inherent(block.cid()).is_none() {
             self.reuse.access(block);
         }
+    }
+
+    /// Changes with each block that [`Blockstore::remove`] takes away. Garbage collection does not count: what is in memory
+    /// may outlive the durable copy.
+    pub fn removals(&self) -> u64 {
+        self.removals.load(Ordering::Acquire)
     }
 
     /// What caches of other sizes would have hit of what requests read since the start.
@@ -288,6 +297,7 @@ impl Blockstore for Blocks {
         let durable = self.durable.remove(cid).await?;
         let disk = self.disk.as_ref().is_some_and(|disk| disk.remove(cid));
         let memory = self.memory.remove(cid);
+        self.removals.fetch_add(1, Ordering::Release);
         Ok(durable || disk || memory)
     }
 

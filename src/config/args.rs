@@ -94,7 +94,7 @@ pub struct Overrides {
     /// Denylist in the compact format, a file or a folder of .deny files; may be repeated
     #[arg(long, env = "TIDEGATE_DENYLIST", value_name = "FILE", value_delimiter = ',')]
     pub denylist: Vec<PathBuf>,
-    /// Memory tier of the cache [default: 128MiB]
+    /// Memory of the cache, a quarter of it for whole answers [default: 128MiB]
     #[arg(long, env = "TIDEGATE_CACHE_MEMORY", value_name = "SIZE")]
     pub cache_memory: Option<ByteSize>,
     /// Disk tier of the cache; 0 switches it off [default: 10GiB]

@@ -24,7 +24,7 @@ struct Inner {
     path: String,
     started: Instant,
     started_at: SystemTime,
-    session: Session,
+    work: Work,
     sink: Arc<dyn RecordSink>,
     counts: Counts,
     _permit: OwnedSemaphorePermit,
@@ -37,6 +37,13 @@ struct Inner {
     light: bool,
 }
 
+/// Where the content comes from.
+pub(super) enum Work {
+    Session(Session),
+    /// The cache of whole answers, whose report is known from the beginning.
+    Kept(SessionReport),
+}
+
 /// What a record starts with.
 pub(super) struct Start {
     pub(super) cid: Cid,
@@ -46,7 +53,7 @@ pub(super) struct Start {
 }
 
 impl Guard {
-    pub(super) fn new(start: Start, session: Session, sink: Arc<dyn RecordSink>, counts: Counts) -> Self {
+    pub(super) fn new(start: Start, work: Work, sink: Arc<dyn RecordSink>, counts: Counts) -> Self {
         counts.in_flight.inc();
         let Start { cid, path, started, permit } = start;
         let id = RetrievalId::next();
@@ -57,7 +64,7 @@ impl Guard {
             path,
             started,
             started_at: SystemTime::now().checked_sub(started.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH),
-            session,
+            work,
             sink,
             counts,
             _permit: permit,
@@ -80,7 +87,10 @@ impl Guard {
     }
 
     pub(super) fn report(&self) -> SessionReport {
-        self.inner.session.report()
+        match &self.inner.work {
+            Work::Session(session) => session.report(),
+            Work::Kept(report) => report.clone(),
+        }
     }
 
     pub(super) fn started(&self) -> Instant {
@@ -137,7 +147,11 @@ impl Drop for Guard {
             inner.outcome = Some(Outcome::Error);
             inner.error_kind = Some("internal");
         }
-        let session = inner.session.report();
+        let session = match &mut inner.work {
+            Work::Session(session) => session.report(),
+            // Nobody asks for it again.
+            Work::Kept(report) => SessionReport { events: std::mem::take(&mut report.events), ..report.clone() },
+        };
         if inner.light && session.blocks_network == 0 {
             return;
         }

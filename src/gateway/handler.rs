@@ -13,12 +13,12 @@ use super::body::Recorded;
 use super::conditional::Conditional;
 use super::error::GatewayError;
 use super::format::{CodecForm, Negotiated, ResponseFormat};
-use super::guard::{Guard, Start};
+use super::guard::{Guard, Start, Work};
 use super::metrics::Limits;
 use super::middleware::{FormatLabel, RequestInfo};
 use super::names::{self, Mutable, Target};
 use super::origin::Place;
-use super::{Gateway, headers, page, problem, respond};
+use super::{Gateway, headers, page, problem, respond, warm};
 use crate::dag;
 use crate::dag::archive::ArchiveKind;
 use crate::ipld::path::{ContentPath, PathError};
@@ -48,13 +48,13 @@ pub(super) struct Ask {
     pub(super) root: Cid,
     pub(super) place: Place,
     /// Of an `/ipns/` path.
-    mutable: Option<Mutable>,
+    pub(super) mutable: Option<Mutable>,
     pub(super) negotiated: Negotiated,
     pub(super) conditional: Conditional,
     pub(super) filename: Option<String>,
     pub(super) download: bool,
     only_if_cached: bool,
-    policy: Option<Policy>,
+    pub(super) policy: Option<Policy>,
 }
 
 /// A request under way: what the modules under `respond` work with.
@@ -252,8 +252,11 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
     let local_only = ask.only_if_cached || gateway.reach == Reach::Local;
     let options = SessionOptions { policy: ask.policy, local_only };
     let session = gateway.state.retriever.session(ask.root, options);
+    if ask.is_keepable() {
+        session.remember_reads(warm::MAX_BLOCKS, gateway.warm.largest());
+    }
     let start = Start { cid: ask.root, path: ask.path.to_string(), started: ask.info.started, permit };
-    let guard = Guard::new(start, session.clone(), gateway.state.sink.clone(), gateway.counts.clone());
+    let guard = Guard::new(start, Work::Session(session.clone()), gateway.state.sink.clone(), gateway.counts.clone());
     let id = guard.id();
     if let Some(wait) = &ask.info.wait {
         wait.began(id, session.watch());
@@ -373,7 +376,7 @@ impl Visit<'_> {
     ) -> Reply
     where
         S: Stream<Item = Result<bytes::Bytes, E>> + Send + Unpin + 'static,
-        E: Into<GatewayError> + 'static,
+        E: Into<GatewayError> + Send + Unpin + 'static,
     {
         self.most = most;
         self.reply(status, out, stream, None)
@@ -389,7 +392,7 @@ impl Visit<'_> {
     ) -> Reply
     where
         S: Stream<Item = Result<bytes::Bytes, E>> + Send + Unpin + 'static,
-        E: Into<GatewayError> + 'static,
+        E: Into<GatewayError> + Send + Unpin + 'static,
     {
         out.extend(length.map(|length| (CONTENT_LENGTH, HeaderValue::from(length))));
         if let Some(mutable) = &self.ask.mutable {
@@ -401,16 +404,13 @@ impl Visit<'_> {
         if !self.ask.format_in_address() {
             out.insert(VARY, headers::ACCEPT_VARIES);
         }
+        let stream = self.keep(status, &out, stream, length);
         let Some(mut guard) = self.guard.take() else { return Response::new(Body::empty()) };
         guard.status(status);
         out.insert(headers::SERVER_TIMING, timing(&guard, &guard.report(), self.resolved_after));
         let body = if self.ask.is_head() {
             guard.complete();
-            match length {
-                Some(_) => Body::empty(),
-                // Of no known size, so that nobody announces a length of 0 for it (RFC 9110 §8.6).
-                None => Body::from_stream(futures::stream::empty::<Result<bytes::Bytes, std::convert::Infallible>>()),
-            }
+            no_body(length.is_some())
         } else {
             let limit = self.gateway.state.config.request_timeout;
             let limit = if limit.is_zero() { NO_LIMIT } else { limit };
@@ -459,12 +459,20 @@ impl Visit<'_> {
 
 /// Validators that the client can only have from this address, so that no look at the content is needed.
 fn known_by_the_client(ask: &Ask) -> Option<String> {
-    if ask.conditional.is_empty() || !ask.target.segments.is_empty() {
+    if ask.conditional.is_empty() {
         return None;
+    }
+    validators(ask).into_iter().find(|etag| ask.conditional.has(etag))
+}
+
+/// What an address alone says of the validators of its answer.
+pub(super) fn validators(ask: &Ask) -> Vec<String> {
+    if !ask.target.segments.is_empty() {
+        return Vec::new();
     }
     let root = &ask.root;
     let of_block = |form: CodecForm| form.fits(root.codec()).then(|| headers::etag_of_form(root, form.name()));
-    let etags = match ask.negotiated.format {
+    match ask.negotiated.format {
         // A program that wants JSON has another listing.
         ResponseFormat::Deserialized if super::listing::wants_json(&ask.headers) => Vec::new(),
         ResponseFormat::Deserialized if respond::dag_page::is_meant(root.codec(), ask) => {
@@ -479,8 +487,7 @@ fn known_by_the_client(ask: &Ask) -> Option<String> {
         ResponseFormat::Zip => vec![respond::archive::etag(root, ArchiveKind::Zip)],
         ResponseFormat::Codec(form) => of_block(form).into_iter().collect(),
         ResponseFormat::Car(_) | ResponseFormat::IpnsRecord => Vec::new(),
-    };
-    etags.into_iter().find(|etag| ask.conditional.has(etag))
+    }
 }
 
 fn not_modified(ask: &Ask, etag: &str) -> Reply {
@@ -589,9 +596,8 @@ pub(super) fn parameter(uri: &Uri, name: &str) -> Option<String> {
     url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
 
-/// `Server-Timing` (W3C): milliseconds, of the steps that were taken.
+/// `Server-Timing` of what a session did.
 fn timing(guard: &Guard, report: &SessionReport, resolved: Option<Duration>) -> HeaderValue {
-    let ms = |name: &str, time: Duration| format!("{name};dur={:.3}", time.as_secs_f64() * 1000.0);
     let total = guard.started().elapsed();
     let steps = [
         ("resolve", resolved),
@@ -601,9 +607,16 @@ fn timing(guard: &Guard, report: &SessionReport, resolved: Option<Duration>) -> 
         ("ttfb", Some(total)),
         ("total", Some(total)),
     ];
-    let mut text: Vec<String> = steps.into_iter().filter_map(|(name, time)| Some(ms(name, time?))).collect();
-    text.push(format!("cache;desc={}", report.cache_state()));
-    headers::value(&text.join(", "))
+    headers::server_timing(steps, report.cache_state())
+}
+
+/// The body of an answer to a HEAD.
+pub(super) fn no_body(announced: bool) -> Body {
+    match announced {
+        true => Body::empty(),
+        // Of no known size, so that nobody announces a length of 0 for it (RFC 9110 §8.6).
+        false => Body::from_stream(futures::stream::empty::<Result<bytes::Bytes, std::convert::Infallible>>()),
+    }
 }
 
 fn not_local(error: &GatewayError) -> Option<Cid> {

@@ -84,6 +84,13 @@ pub(super) async fn front(State(gateway): State<Arc<Gateway>>, request: Request,
         Found::Redirect(_) if !reads => (Place::Path, None),
         Found::Redirect(location) => return handler::redirect(&location),
         Found::Here(place, root) => (place, root),
+        Found::ForNow(place) => {
+            // The name may lead elsewhere tomorrow, under the same key.
+            if let Some(info) = request.extensions_mut().get_mut::<RequestInfo>() {
+                info.slot = None;
+            }
+            (place, None)
+        }
     };
     if let Some(root) = root {
         match with_root(request.uri(), &root) {
@@ -100,34 +107,45 @@ pub(super) async fn front(State(gateway): State<Arc<Gateway>>, request: Request,
 
 enum Found {
     Here(Place, Option<Root>),
+    /// As long as the host's name has no DNSLink.
+    ForNow(Place),
     Redirect(String),
 }
 
 async fn place(gateway: &Gateway, request: &Parts) -> Result<Found, GatewayError> {
-    let peer = request.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
-    let forwarded = peer.filter(|peer| is_trusted(gateway, *peer)).map(|_| &request.headers);
-    let secure = request.extensions.get::<Secure>().is_some_and(|secure| secure.0);
-    let https = match forwarded.and_then(|headers| first(headers, "x-forwarded-proto")) {
-        Some(proto) => proto.eq_ignore_ascii_case("https"),
-        None => secure,
-    };
-    let uri = &request.uri;
-    let authority = forwarded
-        .and_then(|headers| first(headers, "x-forwarded-host"))
-        .or_else(|| uri.authority().map(http::uri::Authority::as_str))
-        .or_else(|| request.headers.get(HOST).and_then(|host| host.to_str().ok()))
-        .unwrap_or_default();
-    let seen = Seen { authority, https, path: uri.path(), query: uri.query() };
+    let seen = seen(gateway, &request.extensions, &request.headers, &request.uri);
     match host::route(&gateway.state.config.subdomain_hosts, seen)? {
         Route::Path => Ok(Found::Here(Place::Path, None)),
         Route::Redirect { location } => Ok(Found::Redirect(location)),
         Route::Subdomain { root, parent } => Ok(Found::Here(Place::Subdomain { parent }, Some(root))),
         Route::Lookup { name } if gateway.state.names.dnslink(&name).await?.is_some() => {
-            let place = Place::DnsLink { authority: authority.to_ascii_lowercase() };
+            let place = Place::DnsLink { authority: seen.authority.to_ascii_lowercase() };
             Ok(Found::Here(place, Some(Root::Ipns(name))))
         }
-        Route::Lookup { .. } => Ok(Found::Here(Place::Path, None)),
+        Route::Lookup { .. } => Ok(Found::ForNow(Place::Path)),
     }
+}
+
+/// What a request says of where it belongs.
+pub(super) fn seen<'a>(
+    gateway: &Gateway,
+    extensions: &'a http::Extensions,
+    headers: &'a HeaderMap,
+    uri: &'a Uri,
+) -> Seen<'a> {
+    let peer = extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let forwarded = peer.filter(|peer| is_trusted(gateway, *peer)).map(|_| headers);
+    let secure = extensions.get::<Secure>().is_some_and(|secure| secure.0);
+    let https = match forwarded.and_then(|headers| first(headers, "x-forwarded-proto")) {
+        Some(proto) => proto.eq_ignore_ascii_case("https"),
+        None => secure,
+    };
+    let authority = forwarded
+        .and_then(|headers| first(headers, "x-forwarded-host"))
+        .or_else(|| uri.authority().map(http::uri::Authority::as_str))
+        .or_else(|| headers.get(HOST).and_then(|host| host.to_str().ok()))
+        .unwrap_or_default();
+    Seen { authority, https, path: uri.path(), query: uri.query() }
 }
 
 fn is_trusted(gateway: &Gateway, peer: IpAddr) -> bool {

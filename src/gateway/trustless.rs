@@ -22,6 +22,7 @@ use super::metrics::Counts;
 use super::middleware::RequestInfo;
 use super::origin::Place;
 use super::waiting::Waits;
+use super::warm::Warm;
 use super::{Gateway, State, handler, middleware, waiting};
 use crate::names::Reach;
 use crate::record::NoRecords;
@@ -41,6 +42,8 @@ pub fn trustless(state: State, metrics: &Metrics) -> Router {
         // Peers are programs.
         waits: Waits::new(Duration::ZERO, counts.clone(), state.retriever.supervisor().clone()),
         counts: counts.clone(),
+        // What is given here is what is in memory or on disk, block by block.
+        warm: Warm::off(),
         reach: Reach::Local,
         state,
     });

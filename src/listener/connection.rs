@@ -17,15 +17,17 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tower::Service;
 use tracing::debug;
 
 use super::clock::{Clock, InFlight, Tracked, Upload, Watched};
 use super::target::{self, settle};
-use super::{Reason, Secure, Server};
+use super::{Answers, Reason, Secure, Server};
 
 /// Serves `stream` until the client or a deadline ends it, or the server stops.
-pub(super) async fn run(server: &Server, stream: TcpStream, peer: SocketAddr) {
+pub(super) async fn run<S: Answers>(server: &Server<S>, stream: TcpStream, peer: SocketAddr)
+where
+    S::Future: Send,
+{
     let clock = Arc::new(Clock::new());
     // A reset instead of an orderly end, and nothing lingers in the kernel.
     let watched = Watched::new(stream, clock.clone(), |stream| _ = stream.set_zero_linger());
@@ -52,8 +54,9 @@ pub(super) async fn run(server: &Server, stream: TcpStream, peer: SocketAddr) {
 
 /// Serves one request on a stream that somebody else has accepted and secured. It has no reset of its own: a body that
 /// fails is known by its missing last chunk, and therefore HTTP/1.0, whose bodies end with the stream, is refused.
-pub(super) async fn run_stream<I>(server: &Server, stream: I, peer: String)
+pub(super) async fn run_stream<S: Answers, I>(server: &Server<S>, stream: I, peer: String)
 where
+    S::Future: Send,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let clock = Arc::new(Clock::new());
@@ -78,8 +81,9 @@ impl fmt::Display for Remote {
 }
 
 /// Serves HTTP, and once more inside a tunnel if the client makes one.
-async fn http<I>(server: &Server, io: I, clock: &Arc<Clock>, peer: Remote, secure: Secure)
+async fn http<S: Answers, I>(server: &Server<S>, io: I, clock: &Arc<Clock>, peer: Remote, secure: Secure)
 where
+    S::Future: Send,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let tunnel = Arc::new(Mutex::new(None));
@@ -97,7 +101,7 @@ where
 type Tunnel = Arc<Mutex<Option<OnUpgrade>>>;
 
 /// Answers `CONNECT`: the tunnel ends here, in this server (GATEWAY.md §2.5).
-fn open_tunnel(server: &Server, request: &mut Request<Incoming>, tunnel: Option<&Tunnel>) -> Response<Body> {
+fn open_tunnel<S>(server: &Server<S>, request: &mut Request<Incoming>, tunnel: Option<&Tunnel>) -> Response<Body> {
     let (Some(serves), Some(tunnel)) = (&server.options.tunnel_to, tunnel) else {
         return target::plain(StatusCode::METHOD_NOT_ALLOWED, "there are no tunnels here\n");
     };
@@ -112,8 +116,15 @@ fn open_tunnel(server: &Server, request: &mut Request<Incoming>, tunnel: Option<
     Response::new(Body::empty())
 }
 
-async fn requests<I>(server: &Server, io: I, clock: &Arc<Clock>, peer: &Remote, secure: Secure, tunnel: Option<&Tunnel>)
-where
+async fn requests<S: Answers, I>(
+    server: &Server<S>,
+    io: I,
+    clock: &Arc<Clock>,
+    peer: &Remote,
+    secure: Secure,
+    tunnel: Option<&Tunnel>,
+) where
+    S::Future: Send,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stall = server.options.config.stall_timeout;
@@ -137,7 +148,7 @@ where
                     request.extensions_mut().insert(ConnectInfo(*address));
                 }
                 request.extensions_mut().insert(secure);
-                Either::Right(server.router.clone().call(request))
+                Either::Right(server.service.clone().call(request))
             },
             |early| Either::Left(std::future::ready(Ok(early))),
         );

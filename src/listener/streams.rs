@@ -24,7 +24,7 @@ pub struct Streams {
 }
 
 struct Inner {
-    server: Arc<Server>,
+    server: Arc<Server<Router>>,
     supervisor: Supervisor,
     open: TaskTracker,
     places: Arc<Semaphore>,
@@ -40,7 +40,7 @@ impl Streams {
             0 => Semaphore::MAX_PERMITS,
             bound => bound as usize,
         };
-        let server = Server { http: builder, router, options, stop, hard_stop: CancellationToken::new() };
+        let server = Server { http: builder, service: router, options, stop, hard_stop: CancellationToken::new() };
         let inner = Inner {
             server: Arc::new(server),
             supervisor: supervisor.clone(),

@@ -23,4 +23,8 @@ impl LocalBlocks for Blocks {
     fn used(&self, block: &Block) {
         Blocks::used(self, block);
     }
+
+    fn removals(&self) -> u64 {
+        Blocks::removals(self)
+    }
 }

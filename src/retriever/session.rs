@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -121,6 +121,16 @@ struct Handle {
     local_only: bool,
     /// Whether it is one of the [`Core::readers`].
     reads_ahead: AtomicBool,
+    /// Set while somebody wants to know what was read; `None` within: it was more than that.
+    reads: OnceLock<Reads>,
+}
+
+/// The blocks that a session handed out, in order, within bounds.
+struct Reads {
+    most: usize,
+    most_bytes: usize,
+    /// With the sum of their bytes.
+    blocks: Mutex<Option<(Vec<Block>, usize)>>,
 }
 
 /// Takes the want back when the future that waits is dropped.
@@ -153,7 +163,20 @@ impl Session {
             }),
         };
         let reads_ahead = AtomicBool::new(false);
-        Self { handle: Arc::new(Handle { core, shared: Arc::new(shared), local_only, reads_ahead }) }
+        let reads = OnceLock::new();
+        Self { handle: Arc::new(Handle { core, shared: Arc::new(shared), local_only, reads_ahead, reads }) }
+    }
+
+    /// From now on the blocks that are read are remembered for [`Session::take_reads`], up to `most` of them with up to
+    /// `most_bytes` together.
+    pub fn remember_reads(&self, most: usize, most_bytes: usize) {
+        let _ = self.handle.reads.set(Reads { most, most_bytes, blocks: Mutex::new(Some(Default::default())) });
+    }
+
+    /// The blocks that were read since [`Session::remember_reads`], in order, and the end of remembering; `None`: they
+    /// were not remembered, or were more than its bounds.
+    pub fn take_reads(&self) -> Option<Vec<Block>> {
+        self.handle.reads.get()?.lock().take().map(|(blocks, _)| blocks)
     }
 
     /// The block, from the nearest tier or the network; joins a fetch of the same CID that is under way.
@@ -162,6 +185,9 @@ impl Session {
     pub async fn fetch(&self, cid: &Cid) -> Result<Block, FetchError> {
         let block = self.obtain(cid).await?;
         self.handle.core.blocks.used(&block);
+        if let Some(reads) = self.handle.reads.get() {
+            reads.note(&block);
+        }
         Ok(block)
     }
 
@@ -205,7 +231,7 @@ impl Session {
     /// for already. The caller keeps within [`Session::read_ahead`]; what is over it is left out. Fetched blocks wait
     /// in the session for `fetch`.
     pub fn prefetch(&self, hints: impl IntoIterator<Item = Hint>) {
-        let Handle { core, shared, local_only, reads_ahead } = &*self.handle;
+        let Handle { core, shared, local_only, reads_ahead, .. } = &*self.handle;
         if *local_only || core.mailbox.is_none() {
             return;
         }
@@ -424,6 +450,24 @@ impl Drop for Handle {
             && let Some(mailbox) = &self.core.mailbox
         {
             state.posted = mailbox.post(self.shared.clone());
+        }
+    }
+}
+
+impl Reads {
+    fn lock(&self) -> MutexGuard<'_, Option<(Vec<Block>, usize)>> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, block: &Block) {
+        let mut read = self.lock();
+        match &mut *read {
+            Some((blocks, bytes)) if blocks.len() < self.most && *bytes + block.len() <= self.most_bytes => {
+                *bytes += block.len();
+                blocks.push(block.clone());
+            }
+            // Too many: what was remembered is of no use, and is let go.
+            _ => *read = None,
         }
     }
 }

@@ -15,4 +15,5 @@ mod proxy;
 mod streams;
 mod transport;
 mod waiting;
+mod warm;
 pub mod world;

@@ -40,7 +40,7 @@ impl Nginx {
                  events {{ worker_connections 512; }}\n\
                  http {{ access_log off; sendfile on; keepalive_requests 1000000; keepalive_timeout 1h;\n\
                  client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir}; uwsgi_temp_path {dir}; scgi_temp_path {dir};\n\
-                 server {{ listen {address}:{PORT}; root {www}; }} }}\n"
+                 server {{ listen {address}:{PORT}; root {www}; autoindex on; }} }}\n"
             ),
         )?;
         let mut nginx = namespace.command("nginx");
@@ -53,6 +53,17 @@ impl Nginx {
     /// Serves `file` under `name`.
     pub fn add(&self, file: &Path, name: &str) -> io::Result<()> {
         fs::copy(file, self.root.join(name)).map(drop)
+    }
+
+    /// Serves a listing of the files of `folder` under `name`.
+    pub fn add_folder(&self, folder: &Path, name: &str) -> io::Result<()> {
+        let to = self.root.join(name);
+        fs::create_dir(&to)?;
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+        Ok(())
     }
 
     pub fn remove(&self, name: &str) {

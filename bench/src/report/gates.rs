@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{OPTIMIZED, same};
 use crate::cell::Cell;
-use crate::run::warm::Warm;
+use crate::run::warm::{Warm, What};
 
 /// One gate on one cell.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -25,9 +25,10 @@ pub fn gates(cells: &[Cell], warm: &[Warm], fairness: &[(String, f64)]) -> Vec<G
         of_cell(cell, cells, &mut gates);
     }
     unseen(cells, &mut gates);
-    for ours in warm.iter().filter(|warm| warm.contender == OPTIMIZED) {
+    let files: Vec<&Warm> = warm.iter().filter(|warm| warm.what == What::File).collect();
+    for ours in files.iter().filter(|warm| warm.contender == OPTIMIZED) {
         let name = format!("warm {} bytes, {} connections", ours.bytes, ours.connections);
-        let nginx = warm.iter().find(|other| {
+        let nginx = files.iter().find(|other| {
             other.contender == "nginx" && (other.bytes, other.connections) == (ours.bytes, ours.connections)
         });
         if let Some(nginx) = nginx.filter(|_| ours.connections > 1) {

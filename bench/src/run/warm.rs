@@ -1,5 +1,6 @@
-//! Warm cache: wrk over loopback, without an emulator, against Tidegate, Kubo's gateway and nginx on the same bytes.
-//! Server and client have a core each where the machine has two.
+//! Warm cache: wrk over loopback, without an emulator, against Tidegate, Kubo's gateway and nginx on the same bytes: whole
+//! files, a range of the largest, a validator of the smallest (304), and the listing of a directory, which each server
+//! writes in its own way. Server and client have a core each where the machine has two.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,10 +25,27 @@ const CLIENT_CORE: usize = 1;
 const SECONDS: u64 = 2;
 const ROUNDS: usize = 3;
 
-/// One server, one content, one number of connections: medians of the rounds.
+/// What of the largest file is asked for as a range, where it is that long: its second megabyte's first tenth.
+const RANGE: std::ops::Range<u64> = 1_000_000..1_100_000;
+/// Files of the directory that is listed.
+const LISTED: usize = 100;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    File,
+    Range,
+    NotModified,
+    Listing,
+}
+
+/// One server, one request, one number of connections: medians of the rounds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Warm {
     pub contender: String,
+    pub what: What,
+    /// Of the body.
     pub bytes: u64,
     pub connections: u32,
     pub p50_us: f64,
@@ -35,6 +53,37 @@ pub struct Warm {
     pub requests_per_s: f64,
     pub rounds: usize,
     pub cid: String,
+}
+
+struct Target {
+    name: String,
+    host: SocketAddr,
+    /// By CID; else by name.
+    ipfs: bool,
+}
+
+/// The same request to each server.
+struct Case {
+    what: What,
+    cid: String,
+    asked: Vec<Asked>,
+}
+
+struct Asked {
+    path: String,
+    header: Option<String>,
+    bytes: u64,
+}
+
+impl What {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Range => "range",
+            Self::NotModified => "304",
+            Self::Listing => "listing",
+        }
+    }
 }
 
 /// What wrk tells.
@@ -57,19 +106,25 @@ pub fn run(sizes: &[u64], options: &Options, out: &mut Gathered) -> io::Result<(
     let namespace = Namespace::new("warm")?;
     let server = if pinned { namespace.on_core(SERVER_CORE) } else { namespace.clone() };
     let scratch = Scratch::new(&options.scratch, "warm")?;
-    let mut targets: Vec<(String, SocketAddr, bool)> = Vec::new();
+    let mut targets: Vec<Target> = Vec::new();
     let mut files = Vec::new();
     for (n, &bytes) in sizes.iter().enumerate() {
         let path = scratch.0.join(format!("file-{n}"));
         let sha256 = write_random(&path, bytes, options.seed ^ (0x5716 + n as u64))?;
         files.push((path, bytes, sha256));
     }
+    let folder = scratch.0.join("listed");
+    std::fs::create_dir(&folder)?;
+    for n in 0..LISTED {
+        std::fs::write(folder.join(format!("file {n:03}.txt")), format!("{n}\n"))?;
+    }
 
     let data = Scratch::new(&scratch.0, "tidegate")?;
     let serve = tidegate::command(&server, &data.0)?;
     let ours: Gateway = tidegate::start(&server, data, serve, "tidegate-optimized")?;
     out.met(&ours);
-    targets.push((ours.name.clone(), ours.host, true));
+    targets.push(Target { name: ours.name.clone(), host: ours.host, ipfs: true });
+    let listed = tidegate::add(&server, &ours._data.0, &folder)?;
     let mut contents = Vec::new();
     for (path, bytes, sha256) in &files {
         let cid = tidegate::add(&server, &ours._data.0, path)?;
@@ -88,9 +143,13 @@ pub fn run(sizes: &[u64], options: &Options, out: &mut Gathered) -> io::Result<(
                 )));
             }
         }
+        let also = kubo.add(&folder)?;
+        if also != listed {
+            return Err(io::Error::other(format!("Kubo and Tidegate do not agree on a CID: {also}, {listed}")));
+        }
         let gateway = kubo.into_gateway("kubo")?;
         out.met(&gateway);
-        targets.push((gateway.name.clone(), gateway.host, true));
+        targets.push(Target { name: gateway.name.clone(), host: gateway.host, ipfs: true });
         kept.push(gateway);
     }
     let mut nginx = None;
@@ -99,49 +158,50 @@ pub fn run(sizes: &[u64], options: &Options, out: &mut Gathered) -> io::Result<(
         for ((path, ..), content) in files.iter().zip(&contents) {
             running.add(path, &content.name)?;
         }
+        running.add_folder(&folder, "listed")?;
         out.contenders.push(("nginx".to_owned(), version, Some("static files, sendfile, one worker (warm scenario)")));
-        targets.push(("nginx".to_owned(), SocketAddr::from(([127, 0, 0, 1], web::PORT)), false));
+        let host = SocketAddr::from(([127, 0, 0, 1], web::PORT));
+        targets.push(Target { name: "nginx".to_owned(), host, ipfs: false });
         nginx = Some(running);
     }
 
     let (rounds, seconds) = if options.quick { (1, 1) } else { (options.iterations.unwrap_or(ROUNDS), SECONDS) };
     let client = if pinned { namespace.on_core(CLIENT_CORE) } else { namespace.clone() };
-    for content in &contents {
-        let path = |ipfs: &bool| if *ipfs { format!("/ipfs/{}", content.cid) } else { format!("/{}", content.name) };
-        for (_, host, ipfs) in &targets {
-            // Twice: the second is served from memory. Both have the right bytes.
-            for _ in 0..2 {
-                verify(content, client::get_in(&namespace, *host, &path(ipfs))?)?;
-            }
-        }
+    for case in cases(&namespace, &targets, &contents, &listed)? {
         for connections in CONNECTIONS {
             let mut told: Vec<Vec<Told>> = vec![Vec::new(); targets.len()];
             for round in 0..rounds {
                 for turn in 0..targets.len() {
                     let place = (turn + round) % targets.len();
-                    let (_, host, ipfs) = &targets[place];
-                    told[place].push(wrk(&client, *host, &path(ipfs), connections, seconds)?);
+                    told[place].push(wrk(&client, targets[place].host, &case.asked[place], connections, seconds)?);
                 }
             }
-            for ((name, ..), told) in targets.iter().zip(&told) {
+            for ((target, asked), told) in targets.iter().zip(&case.asked).zip(&told) {
                 let median = |value: fn(&Told) -> f64| {
                     let mut values: Vec<f64> = told.iter().map(value).collect();
                     values.sort_by(f64::total_cmp);
                     percentile(&values, 0.5).ok_or_else(|| io::Error::other("no round was measured"))
                 };
                 let warm = Warm {
-                    contender: name.clone(),
-                    bytes: content.bytes,
+                    contender: target.name.clone(),
+                    what: case.what,
+                    bytes: asked.bytes,
                     connections,
                     p50_us: median(|told| told.p50_us)?,
                     p99_us: median(|told| told.p99_us)?,
                     requests_per_s: median(|told| told.requests_per_s)?,
                     rounds: told.len(),
-                    cid: content.cid.clone(),
+                    cid: case.cid.clone(),
                 };
                 eprintln!(
-                    "  warm {:>9} {:20} {:>2} connections: p50 {:.0} µs, p99 {:.0} µs, {:.0} requests/s",
-                    warm.bytes, warm.contender, connections, warm.p50_us, warm.p99_us, warm.requests_per_s
+                    "  warm {:8} {:>9} {:20} {:>2} connections: p50 {:.0} µs, p99 {:.0} µs, {:.0} requests/s",
+                    warm.what.as_str(),
+                    warm.bytes,
+                    warm.contender,
+                    warm.connections,
+                    warm.p50_us,
+                    warm.p99_us,
+                    warm.requests_per_s
                 );
                 out.warm.push(warm);
             }
@@ -153,17 +213,62 @@ pub fn run(sizes: &[u64], options: &Options, out: &mut Gathered) -> io::Result<(
     nginx.iter_mut().try_for_each(Nginx::check)
 }
 
-fn wrk(client: &Namespace, host: SocketAddr, path: &str, connections: u32, seconds: u64) -> io::Result<Told> {
-    let output = client
-        .command("wrk")
-        .args([
-            "-t1",
-            &format!("-c{connections}"),
-            &format!("-d{seconds}s"),
-            "--latency",
-            &format!("http://{host}{path}"),
-        ])
-        .output()?;
+/// The requests to measure. Everything has been asked for three times by then, so that it is in memory, and every file had
+/// the right bytes.
+fn cases(namespace: &Namespace, targets: &[Target], contents: &[Content], listed: &str) -> io::Result<Vec<Case>> {
+    let path = |target: &Target, content: &Content| match target.ipfs {
+        true => format!("/ipfs/{}", content.cid),
+        false => format!("/{}", content.name),
+    };
+    let mut cases = Vec::new();
+    for content in contents {
+        let ask = |target: &Target| -> io::Result<Asked> {
+            for _ in 0..3 {
+                verify(content, client::get_in(namespace, target.host, &path(target, content))?)?;
+            }
+            Ok(Asked { path: path(target, content), header: None, bytes: content.bytes })
+        };
+        let asked = targets.iter().map(ask).collect::<io::Result<_>>()?;
+        cases.push(Case { what: What::File, cid: content.cid.clone(), asked });
+    }
+    if let Some(largest) = contents.iter().max_by_key(|content| content.bytes).filter(|c| c.bytes >= RANGE.end) {
+        let header = format!("Range: bytes={}-{}", RANGE.start, RANGE.end - 1);
+        let bytes = RANGE.end - RANGE.start;
+        let ask = |target| Asked { path: path(target, largest), header: Some(header.clone()), bytes };
+        cases.push(Case { what: What::Range, cid: largest.cid.clone(), asked: targets.iter().map(ask).collect() });
+    }
+    if let Some(smallest) = contents.iter().min_by_key(|content| content.bytes) {
+        let ask = |target: &Target| -> io::Result<Asked> {
+            let etag = client::etag_in(namespace, target.host, &path(target, smallest))?;
+            Ok(Asked { path: path(target, smallest), header: Some(format!("If-None-Match: {etag}")), bytes: 0 })
+        };
+        let asked = targets.iter().map(ask).collect::<io::Result<_>>()?;
+        cases.push(Case { what: What::NotModified, cid: smallest.cid.clone(), asked });
+    }
+    let ask = |target: &Target| -> io::Result<Asked> {
+        let path = if target.ipfs { format!("/ipfs/{listed}/") } else { "/listed/".to_owned() };
+        let mut bytes = 0;
+        for _ in 0..3 {
+            let fetched = client::get_in(namespace, target.host, &path)?;
+            if fetched.status != 200 {
+                return Err(io::Error::other(format!("{} answered {} for {path}", target.name, fetched.status)));
+            }
+            bytes = fetched.bytes;
+        }
+        Ok(Asked { path, header: None, bytes })
+    };
+    let asked = targets.iter().map(ask).collect::<io::Result<_>>()?;
+    cases.push(Case { what: What::Listing, cid: listed.to_owned(), asked });
+    Ok(cases)
+}
+
+fn wrk(client: &Namespace, host: SocketAddr, asked: &Asked, connections: u32, seconds: u64) -> io::Result<Told> {
+    let mut wrk = client.command("wrk");
+    wrk.args(["-t1", &format!("-c{connections}"), &format!("-d{seconds}s"), "--latency"]);
+    if let Some(header) = &asked.header {
+        wrk.args(["-H", header]);
+    }
+    let output = wrk.arg(format!("http://{host}{}", asked.path)).output()?;
     succeed("wrk", &output)?;
     told(&String::from_utf8_lossy(&output.stdout))
 }

@@ -173,6 +173,8 @@ async fn sniff_here(visit: &Visit<'_>, block: &Block) -> Option<String> {
     let session = visit.gateway.state.retriever.session(*block.cid(), here);
     let mut start = FileReader::new(session, block, 0..SNIFF_BYTES as u64).ok()?;
     let bytes = start.peek(SNIFF_BYTES).await.ok()?;
+    // As many as a whole answer looks at, so that all answers for a file agree.
+    let bytes = bytes.slice(..bytes.len().min(SNIFF_BYTES));
     Some(content_type::by_bytes(&bytes, bytes.len() as u64 == start.size()))
 }
 
