@@ -56,9 +56,9 @@ impl Exchange for Merged {
         }
     }
 
-    /// Connections of HTTP providers are kept by their own rules.
     fn keep_warm(&self, peers: &[PeerId]) {
         self.bitswap.keep_warm(peers);
+        self.http.keep_warm(peers);
     }
 
     fn connected(&self) -> Vec<(PeerId, Transport)> {
@@ -81,6 +81,10 @@ impl ContentRouter for WithHttp {
         self.0.kind()
     }
 
+    fn name(&self) -> String {
+        self.0.name()
+    }
+
     fn find_providers(&self, cid: &Cid) -> BoxStream<'static, Result<Provider, RoutingError>> {
         let parts = |found: Result<Provider, RoutingError>| match found {
             Ok(provider) => apart(provider).into_iter().map(Ok).collect(),
@@ -96,6 +100,10 @@ pub struct ConfiguredHttp(pub Vec<Multiaddr>);
 impl ContentRouter for ConfiguredHttp {
     fn kind(&self) -> RouterKind {
         RouterKind::Configured
+    }
+
+    fn name(&self) -> String {
+        "configured (HTTP)".to_owned()
     }
 
     fn find_providers(&self, _: &Cid) -> BoxStream<'static, Result<Provider, RoutingError>> {

@@ -4,8 +4,8 @@
 //! asked for what it holds (`Cache-Control: only-if-cached`), never to fetch for us: two gateways that name each other would
 //! otherwise wait for each other. Its peer ID is [`Endpoint::id`], derived from its address.
 //!
-//! The parts: [`dial`] finds out where the provider is, whether it may be asked and how it speaks; [`peer`] is what is wanted
-//! of one provider and what is under way there; [`request`] is one question and its answer.
+//! The parts: `dial` finds out where the provider is, whether it may be asked and how it speaks; `peer` is what is wanted
+//! of one provider and what is under way there; `request` is one question and its answer.
 
 mod dial;
 mod metrics;
@@ -100,6 +100,8 @@ struct Inner {
 struct Table {
     connected: HashMap<PeerId, Arc<Peer>>,
     dialing: HashSet<PeerId>,
+    /// Those of the connected ones that are greeted, like configured ones, so that they stay so.
+    warm: HashSet<PeerId>,
     /// With when it was last touched, as a count.
     known: HashMap<PeerId, (u64, Known)>,
     touches: u64,
@@ -198,6 +200,11 @@ impl Exchange for HttpExchange {
 
     fn connect(&self, peer: PeerId, addrs: Vec<Multiaddr>, trusted: bool) {
         self.inner.connect(peer, &addrs, trusted);
+    }
+
+    fn keep_warm(&self, peers: &[PeerId]) {
+        let mut table = self.inner.table();
+        table.warm = peers.iter().filter(|peer| table.connected.contains_key(*peer)).copied().collect();
     }
 
     fn connected(&self) -> Vec<(PeerId, Transport)> {
@@ -307,6 +314,7 @@ impl Inner {
             let own = table.connected.get(&peer.id).is_some_and(|known| Arc::ptr_eq(known, peer));
             if own {
                 table.connected.remove(&peer.id);
+                table.warm.remove(&peer.id);
                 self.metrics.peers.set(table.connected.len() as i64);
             }
             own
@@ -327,6 +335,12 @@ impl Inner {
 }
 
 impl Table {
+    /// Connected providers, and whether they are to stay so.
+    fn kept(&self, configured: &[(PeerId, Multiaddr)]) -> Vec<(Arc<Peer>, bool)> {
+        let kept = |id: &PeerId| self.warm.contains(id) || configured.iter().any(|(known, _)| known == id);
+        self.connected.iter().map(|(id, peer)| (peer.clone(), kept(id))).collect()
+    }
+
     /// Adds what is new and returns all that is known. Addresses of other providers are passed over: the name must follow
     /// from the address.
     fn remember(&mut self, id: PeerId, addrs: &[Multiaddr], trusted: bool) -> Known {
@@ -373,9 +387,9 @@ async fn keep(inner: Arc<Inner>, configured: Vec<(PeerId, Multiaddr)>, stop: Can
                 inner.connect(*id, std::slice::from_ref(addr), true);
             }
         }
-        let peers: Vec<Arc<Peer>> = inner.table().connected.values().cloned().collect();
-        for peer in peers {
-            let (idle, kept) = (peer.idle(), configured.iter().any(|(id, _)| *id == peer.id));
+        let peers = inner.table().kept(&configured);
+        for (peer, kept) in peers {
+            let idle = peer.idle();
             let inner = inner.clone();
             if kept && idle.is_some_and(|idle| idle >= GREET_AFTER) {
                 inner.supervisor.clone().spawn_short(async move { inner.greet(&peer).await });

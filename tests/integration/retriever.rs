@@ -574,7 +574,7 @@ async fn a_small_block_instead_of_an_answer_to_a_probe_is_no_fault_of_the_peer()
     let (world, blocks) = (World::new(), blocks(2, 200_000));
     let small = Block::encode(codec::RAW, HashCode::Sha2_256, Bytes::from_static(b"small")).unwrap();
     // 200 kB at 1 Mbit/s: it is still sending when the probe's answer comes.
-    let peer = world.net.peer(Manner::Eager, true, 20, 1.0, &[&blocks[..], &[small.clone()]].concat());
+    let peer = world.net.peer(Manner::Eager, true, 20, 1.0, &[&blocks[..], std::slice::from_ref(&small)].concat());
     let retriever = world.retriever(&Config::default(), vec![]);
     let session = retriever.session(*blocks[0].cid(), SessionOptions::default());
     let probe = async {
