@@ -18,8 +18,9 @@ use crate::ipld::ContentPath;
 #[into_params(parameter_in = Query)]
 #[serde(default, deny_unknown_fields)]
 pub struct Asked {
-    /// Names below the CID, joined by slashes. Followed through blocks that are here; the first that is not is explained.
-    #[param(max_length = 8192, example = "docs/readme.md")]
+    /// Names below the CID, joined by slashes, at most 8 KiB. Followed through blocks that are here; the first that is not is explained.
+    // No maxLength: who tests the document by a longer one meets the limit of the whole head (431) first.
+    #[param(example = "docs/readme.md")]
     path: Option<String>,
     /// Patience in seconds, with routers and with peers. 10 if it is not given.
     #[param(minimum = 1, maximum = 60)]

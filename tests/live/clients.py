@@ -114,13 +114,13 @@ class World:
         return run(binary, script, *args, cwd=NPM)
 
 
-def interrupted(world, command, place, resumed, kill=signal.SIGKILL):
+def interrupted(world, command, place, resumed, kill=signal.SIGKILL, at=BIG // 4):
     """Starts a download of the big file, ends it by force when a good part is there, and starts it again."""
     path = Path(place)
     first = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + LIMIT_S
     # aria2 makes room for the whole at once: what is written is counted in blocks of the disk.
-    while not path.exists() or path.stat().st_blocks * 512 < BIG // 4:
+    while not path.exists() or path.stat().st_blocks * 512 < at:
         assert first.poll() is None, f"{command[0]} ended by itself with {first.returncode}"
         assert time.monotonic() < end, f"{command[0]} does not get on"
         time.sleep(0.02)
@@ -184,7 +184,8 @@ def aria2(world):
     aria2, url, place = program("aria2c"), f"{world.url}/ipfs/{world.big_cid}", world.root / "big.aria2"
     common = [aria2, "-q", "--no-conf", "-x4", "-s4", "-k1M", "--auto-save-interval=1", "--file-allocation=none", "-d", world.root, "-o", place.name]
     before = world.server.metric("tidegate_http_connections_total") or 0
-    said = interrupted(world, [*common, f"--max-overall-download-limit={RATE // 4}", url], place, [*common, "-c", url])
+    # It notes once a second which parts it has, so that the last of them are lost with it.
+    said = interrupted(world, [*common, f"--max-overall-download-limit={RATE // 4}", url], place, [*common, "-c", url], at=BIG // 2)
     opened = (world.server.metric("tidegate_http_connections_total") or 0) - before
     assert opened >= 8, f"{opened:.0f} connections for two runs of four"
     return said

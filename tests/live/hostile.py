@@ -360,7 +360,7 @@ def browsers(world):
                       "want": [], "links": "main a[href]", "allowed": [admin, gateway]})
     some = TAME[::4]
     pages += [{"name": f"explain {name!r}", "url": f"{admin}/explain/{quote(name)}", "status": 400, "texts": "main", "want": ["is not a CID"],
-               "links": "main a[href]", "allowed": [admin, gateway]} for name in some]
+               "links": "a[href]", "allowed": [admin, gateway]} for name in some]
     (world.root / "patient.toml").write_text('[limits]\nretrieval-timeout = "30m"\n')
     arguments = ["--router", SlowRouter().url, "--config", str(world.root / "patient.toml")]
     with Server(world.root / "waiting", *arguments) as waiting, tempfile.NamedTemporaryFile("w", suffix=".json") as file:

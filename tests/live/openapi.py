@@ -57,7 +57,9 @@ def check(server, name, arguments):
         env = {**os.environ, "SCHEMATHESIS_HOOKS": "openapi_hooks", "PYTHONPATH": str(Path(__file__).parent)}
         done = subprocess.run(command, cwd=cwd, env=env, timeout=LIMIT_S, capture_output=True, text=True)
     print(f"--- {name}: {time.monotonic() - started:.0f} s")
-    print(done.stdout[-12000:] if done.returncode else "\n".join(done.stdout.splitlines()[-25:]))
+    # Generated values may be very long.
+    lines = [line if len(line) < 400 else f"{line[:300]} ... {line[-60:]}" for line in done.stdout.splitlines()]
+    print("\n".join(lines[-150:] if done.returncode else lines[-25:]))
     if done.returncode:
         print(done.stderr[-4000:])
     status, _, _ = request(server.admin, "GET", "/healthz")
