@@ -176,11 +176,11 @@ def full_disk():
                     kept = random.Random(2).randbytes(1_000_000)
                     kept_cid = add(server, kept)
                     filler = small / "filler"
-                    with open(filler, "wb") as out:
+                    # Unbuffered: what is left in a buffer would fail once more when the file is closed.
+                    with open(filler, "wb", buffering=0) as out:
                         try:
                             while True:
                                 out.write(b"\0" * 65536)
-                                out.flush()
                         except OSError:
                             pass
                     status, answer = server.api("POST", "add", body=random.Random(3).randbytes(5_000_000))
