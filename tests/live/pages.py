@@ -114,7 +114,7 @@ def pages_of_filled(server, traffic, with_gpu):
         page(server, "retrievals-filtered", f"/retrievals?cid={NOWHERE}", *short(NOWHERE)),
         page(server, "retrieval", f"/retrievals/{traffic.stalled}", *short(last), *short(peer), "Where the time went", "stalled", "asked elsewhere", "Events"),
         page(server, "retrieval-failed", f"/retrievals/{failed}", *short(NOWHERE), "Where the time went"),
-        page(server, "explain", f"/explain/{traffic.large}", *short(traffic.large), *short(peer), "has it", "configured", "Mbit/s", "What is here"),
+        page(server, "explain", f"/explain/{traffic.large}", *short(traffic.large), *short(peer), "has it", "configured", "bit/s", "What is here"),
         page(server, "explain-nobody", f"/explain/{NOWHERE}", "nobody has it", "has it not", "no data"),
         page(server, "peers", "/peers", "kubo/0.43.0", *short(peer), "connected", "100 %"),
         page(server, "peer", f"/peers/{peer}", "kubo/0.43.0", "Best rate of each attempt", "/ipfs/bitswap/1.2.0", "127.0.0.1", peer),
