@@ -340,11 +340,12 @@ impl Scheduler {
             else {
                 continue;
             };
-            // What the owner will send of it until the other copy is here is what a second copy costs.
-            let rate = self.peers.get(&owner).map_or(0.0, |peer| peer.rate_or_prior(now));
-            // All copies from one owner share what it can send.
-            let owned = self.peers.get(&owner).map_or(1, |peer| peer.block_wants.max(1));
-            let cost = ((rate * eta / owned as f64) as u64).clamp(size / 16, size);
+            // What a second copy costs is what the owner sends of its own before the transfer ends: a cancel does not reach
+            // what it has begun. The transfer is taken to go on for as long again as the copy needs, and a round trip.
+            let (rate, rtt) =
+                self.peers.get(&owner).map_or((0.0, 0.0), |p| (p.rate_or_prior(now), p.rtt().as_secs_f64()));
+            let unsent = (left - 2.0 * eta - rtt).max(0.0) * rate;
+            let cost = size.saturating_sub(unsent as u64).max(size / 16);
             if started && !self.may_hedge(id, cost) {
                 continue;
             }
@@ -404,9 +405,9 @@ impl Scheduler {
             let allowed = session.bytes as f64 * self.tuning.duplicate_share;
             let next = (session.hedged_bytes + size) as f64;
             let first = session.hedged_bytes == 0;
-            // The second one too, while the process has not used up what it earned.
-            let second = self.tuning.duplicate_share > 0.0 && next <= 2.0 * session.block_size as f64;
-            first || (size as f64 <= self.hedge_tokens && (second || next <= allowed))
+            // A few cheap ones too, while together they cost no more than one block.
+            let cheap = self.tuning.duplicate_share > 0.0 && next <= session.block_size as f64;
+            first || (size as f64 <= self.hedge_tokens && (cheap || next <= allowed))
         })
     }
 
