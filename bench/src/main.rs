@@ -312,9 +312,11 @@ fn stored(results: &[serde_json::Value], options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Duplicates that a transfer may have: twice the budget of RETRIEVAL.md §7 T4, as two iterations say little. An endgame
-/// without a bound has several times as many.
-const DUPLICATES: f64 = 0.10;
+/// Duplicates that a transfer may have: the budget of RETRIEVAL.md §7 T4, and two blocks that a short transfer may take in
+/// advance of it. An endgame without a bound has several times as many.
+fn most_duplicates(bytes: u64) -> f64 {
+    0.05 + 2.0 * 262_144.0 / bytes.max(1) as f64
+}
 
 /// The quick run's verdict: bytes right, nobody failed, duplicates in bounds. Nothing about time.
 fn functional(cells: &[cell::Cell]) -> ExitCode {
@@ -331,7 +333,11 @@ fn functional(cells: &[cell::Cell]) -> ExitCode {
         }
         // Adversaries send what nobody asked for, and a cold start hedges before it knows a rate.
         let calm = cell.fault.is_none() && cell.scenario != "cold" && !cell.links.starts_with("D+");
-        if ours && calm && cell.bytes >= 5_000_000 && cell.duplicate_share.is_some_and(|share| share > DUPLICATES) {
+        if ours
+            && calm
+            && cell.bytes >= 5_000_000
+            && cell.duplicate_share.is_some_and(|share| share > most_duplicates(cell.bytes))
+        {
             let share = cell.duplicate_share.unwrap_or_default();
             eprintln!("{} {} {}: {share:.3} of it came again", cell.scenario, cell.links, cell.bytes);
             sound = false;
