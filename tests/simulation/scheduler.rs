@@ -82,6 +82,24 @@ fn a_silent_peer_costs_its_window_and_the_patience_for_it() {
 }
 
 #[test]
+fn silence_after_a_good_time_is_not_taken_for_a_rate_that_fell() {
+    for (mbit, rtt, other) in [(100.0, 20, (100.0, 20)), (2_000.0, 1, (1_000.0, 1))] {
+        let mut world = World::new(13);
+        // Without second copies, so that only the end of patience helps.
+        world.scheduler = Scheduler::new(Tuning { duplicate_share: 0.0, ..Tuning::default() });
+        world.peer(Manner::Honest, other.0, other.1, true);
+        let silent = world.peer(Manner::Staller(60 * LEAF as u64), mbit, rtt, true);
+        let blocks = file(140, LEAF, 1);
+        world.add(&blocks);
+        let session = world.open(1, &blocks[0], Policy::Optimized);
+        let took = world.download(session, &blocks, MINUTE).expect("the file comes");
+        let rest = bound((140 - world.peers[silent].blocks) * LEAF as u64, &[other], 2);
+        println!("{mbit}/{rtt}: {took:?}; the rest alone {rest:?}, {:?}", world.scheduler.tally());
+        assert!(took < rest + Duration::from_millis(800), "{mbit}/{rtt}: {took:?}; the rest alone needs {rest:?}");
+    }
+}
+
+#[test]
 fn nothing_is_asked_of_a_corrupt_peer_after_its_first_wrong_block() {
     let mut world = World::new(4);
     SET_D[1..].iter().for_each(|(mbit, rtt)| {

@@ -60,6 +60,8 @@ pub struct Peer {
     pub blocks: u64,
     pub busy_since: Time,
     pub last_progress: Time,
+    /// How long a silence is normal by the rate that it had at its last sign of life: what falls in a silence is no rate.
+    allowed: Option<Duration>,
     /// First byte since it became busy.
     pub first_byte: Option<Time>,
     drip: usize,
@@ -120,6 +122,7 @@ impl Peer {
             blocks: 0,
             busy_since: now,
             last_progress: now,
+            allowed: None,
             first_byte: None,
             drip: 0,
             meter: VecDeque::new(),
@@ -269,11 +272,8 @@ impl Peer {
 
     /// How long a silence is normal: the time of its window and some.
     pub fn patience(&self) -> Duration {
-        match self.rate.rate() {
-            Some(rate) if self.blocks > 0 => {
-                let block = Duration::from_secs_f64((self.largest as f64 / rate).min(60.0));
-                (self.rtt() * 2 + block * 4 + Duration::from_millis(100)).clamp(MIN_PATIENCE, MAX_PATIENCE)
-            }
+        match self.allowed {
+            Some(allowed) if self.blocks > 0 => allowed,
             // Something came and then nothing: it is no disk that is slow.
             _ if self.blocks > 0 => (self.rtt() * 4 + MIN_PATIENCE).min(MAX_PATIENCE),
             _ if self.first_byte.is_some() => (self.rtt() * 4 + HALTED).min(MAX_PATIENCE),
@@ -315,6 +315,10 @@ impl Peer {
         }
         self.drip = 0;
         self.last_progress = now;
+        self.allowed = self.rate.rate().map(|rate| {
+            let block = Duration::from_secs_f64((self.largest as f64 / rate).min(60.0));
+            (rtt * 2 + block * 4 + Duration::from_millis(100)).clamp(MIN_PATIENCE, MAX_PATIENCE)
+        });
         true
     }
 }
