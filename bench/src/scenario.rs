@@ -234,7 +234,8 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 6] = [Self::Silent, Self::Dead, Self::Degraded, Self::Lossy, Self::Bursts, Self::Joins];
+    /// Losses come last: the senders' windows stay small for long after them.
+    pub const ALL: [Self; 6] = [Self::Silent, Self::Dead, Self::Degraded, Self::Joins, Self::Lossy, Self::Bursts];
 
     pub fn as_str(self) -> &'static str {
         match self {

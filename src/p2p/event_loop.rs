@@ -91,8 +91,9 @@ pub struct EventLoop {
     offline: bool,
     dial_timeout: Duration,
     book: AddressBook,
-    /// Peers that the exchange waits for, and since when; false once the connection stands and Bitswap is negotiated.
-    dials: HashMap<PeerId, Instant>,
+    /// Peers that the exchange waits for, and when their dial began; `None`: it was under way already, and the time that
+    /// it takes is not known.
+    dials: HashMap<PeerId, Option<Instant>>,
     queries: HashMap<QueryId, Query>,
     /// At most [`MAX_QUERIES`], like the others.
     record_queries: HashMap<QueryId, RecordQuery>,
@@ -270,7 +271,7 @@ impl EventLoop {
             Some(Err(true)) => return self.connect_failed(peer, ConnectError::Unsupported),
             // The negotiation under way will tell.
             Some(Err(false)) => {
-                self.dials.entry(peer).or_insert_with(Instant::now);
+                self.dials.entry(peer).or_default();
                 return;
             }
             None => {}
@@ -284,7 +285,7 @@ impl EventLoop {
         if self.dials.len() >= MAX_DIALS && !self.dials.contains_key(&peer) {
             return self.connect_failed(peer, ConnectError::LimitReached);
         }
-        self.dials.entry(peer).or_insert_with(Instant::now);
+        self.dials.entry(peer).or_default();
         self.dial(peer);
     }
 
@@ -332,7 +333,12 @@ impl EventLoop {
             .extend_addresses_through_behaviour()
             .build();
         match self.swarm.dial(opts) {
-            Ok(()) => _ = self.metrics.dials.inc(),
+            Ok(()) => {
+                self.metrics.dials.inc();
+                if let Some(since) = self.dials.get_mut(&peer) {
+                    *since = Some(Instant::now());
+                }
+            }
             Err(DialError::DialPeerConditionFalse(_)) => {}
             Err(error) => self.dial_failed(peer, &error),
         }
@@ -497,7 +503,7 @@ impl EventLoop {
     fn on_bitswap(&mut self, event: bitswap::behaviour::Event) {
         match event {
             bitswap::behaviour::Event::Ready { peer, endpoint } => {
-                let dial = self.dials.remove(&peer).map(|since| since.elapsed());
+                let dial = self.dials.remove(&peer).flatten().map(|since| since.elapsed());
                 self.events.push_back(connected(peer, &endpoint, dial.filter(|_| endpoint.is_dialer())));
             }
             bitswap::behaviour::Event::Unsupported { peer } => {

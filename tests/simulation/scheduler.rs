@@ -172,6 +172,51 @@ fn a_provider_that_joins_midway_is_used_within_a_second() {
 }
 
 #[test]
+fn a_provider_that_connects_by_itself_midway_is_used_too() {
+    let mut world = World::new(8);
+    world.peer(Manner::Honest, 20.0, 50, true);
+    let late = world.peer(Manner::Honest, 100.0, 20, false);
+    let useless: Vec<usize> = (0..100).map(|_| world.peer(Manner::Liar, 100.0, 10, false)).collect();
+    useless.iter().for_each(|peer| world.join_after(*peer, Duration::from_millis(1_100)));
+    world.join_after(late, Duration::from_secs(1));
+    let blocks = file(80, LEAF, 1);
+    world.add(&blocks);
+    let session = world.open(1, &blocks[0], Policy::Optimized);
+    let took = world.download(session, &blocks, MINUTE).expect("the file comes");
+    let id = world.peers[late].id;
+    let first = world.steps.iter().find(|(_, _, s)| matches!(s, Step::Block(b) if b.peer == id)).map(|(at, ..)| *at);
+    assert!(first.expect("it delivers") < Duration::from_secs(2), "{first:?}");
+    assert!(took < Duration::from_secs(4), "{took:?}: 8.7 s without it");
+    let asked = useless.iter().filter(|peer| world.peers[**peer].asked > 0).count();
+    assert!(asked <= Tuning::default().broadcast, "{asked} strangers were asked");
+}
+
+#[test]
+fn a_peer_whose_link_comes_to_life_is_used_again_at_once() {
+    let mut world = World::new(9);
+    SET_D.iter().for_each(|(mbit, rtt)| {
+        world.peer(Manner::Honest, *mbit, *rtt, true);
+    });
+    let warm = file(20, LEAF, 1);
+    world.add(&warm);
+    let session = world.open(1, &warm[0], Policy::Optimized);
+    world.download(session, &warm, MINUTE).expect("the file comes");
+    world.on(Input::Close { session });
+    // Silent long enough for its wants to be taken from it.
+    let asleep = Duration::from_millis(900);
+    world.peers[0].asleep = world.now + asleep;
+    let blocks = file(76, LEAF, 2);
+    world.add(&blocks);
+    let session = world.open(2, &blocks[0], Policy::Optimized);
+    let took = world.download(session, &blocks, MINUTE).expect("the file comes");
+    let others = SET_D[1..].iter().map(|(mbit, _)| mbit * 1e6 / 8.0 * 0.9653).sum::<f64>();
+    let rest = (76 * LEAF) as u64 - (others * (asleep.as_secs_f64() - 0.12)) as u64;
+    let least = asleep + bound(rest, SET_D, 1);
+    println!("{took:?} of {least:?}, {:?}", world.scheduler.tally());
+    assert!(took < least.mul_f64(1.25), "{took:?}; at least {least:?}");
+}
+
+#[test]
 fn connections_to_the_peers_that_deliver_soonest_are_kept() {
     let mut world = World::new(12);
     let links =

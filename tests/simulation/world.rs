@@ -48,6 +48,8 @@ pub struct SimPeer {
     pub parallel: usize,
     /// Bytes a round trip that a new connection is allowed; doubles with every round trip. Infinite: warm.
     pub flight: f64,
+    /// Until then its link is stalled: what is sent to it waits.
+    pub asleep: Time,
     queue: Vec<Want>,
     /// Blocks being sent, and bytes of each that are still to go.
     sending: VecDeque<(Block, usize)>,
@@ -141,6 +143,7 @@ impl World {
             connected: false,
             parallel: 1,
             flight: f64::INFINITY,
+            asleep: Time::ZERO,
             queue: Vec::new(),
             sending: VecDeque::new(),
             busy: false,
@@ -167,6 +170,11 @@ impl World {
         let index = self.peer(Manner::Honest, mbit, rtt_ms, connected);
         self.peers[index].parallel = 8;
         index
+    }
+
+    /// The peer connects by itself after a time.
+    pub fn join_after(&mut self, index: usize, after: Duration) {
+        self.schedule(after, Happening::Join(index));
     }
 
     fn connect(&mut self, index: usize) {
@@ -283,12 +291,12 @@ impl World {
                 if peer.wrong_arrived {
                     peer.asked_after_wrong += wants.len();
                 }
-                let half = peer.rtt / 2;
+                let half = peer.rtt / 2 + peer.asleep.saturating_sub(self.now);
                 self.schedule(half, Happening::Arrive(index, wants));
             }
             Action::Cancel { peer, cids } => {
                 let index = self.index(&peer);
-                let half = self.peers[index].rtt / 2;
+                let half = self.peers[index].rtt / 2 + self.peers[index].asleep.saturating_sub(self.now);
                 self.schedule(half, Happening::Cancelled(index, cids));
             }
             Action::Connect { peer, .. } => {

@@ -43,7 +43,7 @@ impl Scheduler {
             ExchangeEvent::Rtt { peer, rtt } => {
                 self.ledger.rtt(peer, rtt, now);
                 if let Some(live) = self.peers.get_mut(&peer) {
-                    live.min_rtt = Some(live.min_rtt.map_or(rtt, |known| known.min(rtt)));
+                    live.measured_rtt(rtt);
                 }
             }
             ExchangeEvent::SendFailed { peer, cids } => self.send_failed(peer, &cids, now),
@@ -57,17 +57,18 @@ impl Scheduler {
         // Until a ping has answered: the handshake and Bitswap's negotiation take two round trips over QUIC, four or
         // more over TCP; HTTP without TLS takes two, with its probe.
         let trips = if matches!(transport, Transport::BitswapQuic | Transport::Http) { 2 } else { 4 };
-        let rtt = rtt.or(dial.map(|dial| dial / trips));
+        let guess = dial.filter(|_| rtt.is_none()).map(|dial| dial / trips);
         match self.peers.get_mut(&id) {
             // A second connection, or a better transport for the same peer.
             Some(peer) => (peer.transport, peer.address) = (transport, address),
             None => {
-                self.peers.insert(id, Peer::new(transport, address, rate, rtt, now));
+                let mut peer = Peer::new(transport, address, rate, rtt, now);
+                peer.guessed_rtt = guess;
+                self.peers.insert(id, peer);
             }
         }
-        let mut searching = Vec::new();
+        let mut curious = Vec::new();
         for (session, state) in &mut self.sessions {
-            let lost = !state.queue.is_empty() && !state.candidates.values().any(|c| c.has == Has::Proven);
             match state.candidates.get_mut(&id) {
                 Some(candidate) => {
                     candidate.link = Link::Connected;
@@ -77,11 +78,12 @@ impl Scheduler {
                         step: Step::Connected { peer: id, transport, dial: dial.filter(|_| candidate.dials > 0) },
                     });
                 }
-                None if lost => searching.push(*session),
+                // Nobody named it, and it may have the content all the same. Who needs nothing more does not ask.
+                None if !state.queue.is_empty() && state.probes < self.tuning.broadcast => curious.push(*session),
                 None => {}
             }
         }
-        for session in searching {
+        for session in curious {
             self.candidate(session, id, Vec::new(), RouterKind::Connected, Has::Unknown);
         }
     }
@@ -379,7 +381,7 @@ impl Scheduler {
     fn responded(&mut self, id: PeerId, took: Duration, now: Time) {
         let took = took.max(Duration::from_micros(50));
         if let Some(peer) = self.peers.get_mut(&id)
-            && peer.min_rtt.is_none_or(|rtt| took < rtt)
+            && peer.min_rtt.or(peer.guessed_rtt).is_none_or(|rtt| took < rtt)
         {
             peer.min_rtt = Some(took);
             self.ledger.rtt(id, took, now);

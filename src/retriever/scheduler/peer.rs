@@ -41,7 +41,7 @@ const MAX_PRIOR: f64 = 12.5e6;
 /// How often the exchange reports bytes of unfinished blocks.
 const REPORTS: Duration = Duration::from_millis(25);
 /// Bytes a second below which it makes no difference.
-const MIN_RATE: f64 = 1_000.0;
+pub const MIN_RATE: f64 = 1_000.0;
 
 /// See the module.
 #[derive(Debug)]
@@ -56,6 +56,8 @@ pub struct Peer {
     pub block_wants: usize,
     pub rate: RateEstimator,
     pub min_rtt: Option<Duration>,
+    /// What the dial makes believe, until a round trip was measured.
+    pub guessed_rtt: Option<Duration>,
     /// Blocks delivered on this connection.
     pub blocks: u64,
     pub busy_since: Time,
@@ -119,6 +121,7 @@ impl Peer {
             block_wants: 0,
             rate: RateEstimator::seeded(rate),
             min_rtt,
+            guessed_rtt: None,
             blocks: 0,
             busy_since: now,
             last_progress: now,
@@ -140,7 +143,11 @@ impl Peer {
     }
 
     pub fn rtt(&self) -> Duration {
-        self.min_rtt.unwrap_or(UNKNOWN_RTT)
+        self.min_rtt.or(self.guessed_rtt).unwrap_or(UNKNOWN_RTT)
+    }
+
+    pub fn measured_rtt(&mut self, rtt: Duration) {
+        self.min_rtt = Some(self.min_rtt.map_or(rtt, |known| known.min(rtt)));
     }
 
     /// Bytes that may be outstanding when the work is shared: twice the bandwidth-delay product and two blocks

@@ -5,7 +5,9 @@ use std::time::Duration;
 use libp2p::PeerId;
 
 use super::super::FetchError;
+use super::super::rate::RateEstimator;
 use super::super::step::Step;
+use super::peer::MIN_RATE;
 use super::session::{Has, Link};
 use super::{Action, Exclusion, Scheduler, SessionId, Time, WantId};
 use crate::exchange::WantKind;
@@ -36,7 +38,8 @@ impl Scheduler {
 
     fn watch_peers(&mut self, now: Time) {
         for peer in self.peers.values_mut() {
-            if let Some(rate) = peer.fallen(now) {
+            // Silence is no rate: it ends in a stall, or all comes at once.
+            if let Some(rate) = peer.fallen(now).filter(|rate| *rate > MIN_RATE) {
                 peer.rate.fell(now, rate);
             }
         }
@@ -134,6 +137,8 @@ impl Scheduler {
     pub(super) fn revive(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.stalled) else { return };
         peer.stalled = false;
+        // What its link gave before the silence says little of what it gives now.
+        peer.rate = RateEstimator::default();
         for state in self.wants.values_mut() {
             if state.excluded.get(&id) == Some(&Exclusion::Stalled) {
                 state.excluded.remove(&id);
