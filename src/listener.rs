@@ -156,6 +156,8 @@ struct Closed {
 enum Reason {
     FirstByte,
     Header,
+    /// A header over [`Config::header_limit`]: answered 431.
+    HeaderSize,
     Idle,
     Stall,
     Drain,
@@ -318,7 +320,8 @@ fn http(config: &Config, supervisor: &Supervisor) -> auto::Builder<Spawner> {
     http.http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(config.http2_streams.max(1))
-        .max_header_list_size(u32::try_from(header_limit).unwrap_or(u32::MAX))
+        // Above the limit, so that what is refused is counted ([`connection`]); h2 answers 431 by itself beyond this.
+        .max_header_list_size(u32::try_from(header_limit.saturating_mul(2)).unwrap_or(u32::MAX))
         .keep_alive_interval((!config.http2_keep_alive.is_zero()).then_some(config.http2_keep_alive))
         .keep_alive_timeout(config.header_timeout.max(Duration::from_secs(1)));
     http

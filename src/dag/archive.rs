@@ -348,6 +348,20 @@ mod tests {
     }
 
     #[test]
+    fn entries_and_symlinks_have_a_bound() {
+        let mut places = Places { entries: 0, symlinks: HashSet::new() };
+        let place = ["cid".to_owned()];
+        for _ in 0..MAX_ENTRIES {
+            places.take(&place).unwrap();
+        }
+        assert!(matches!(places.take(&place), Err(ArchiveError::TooLarge)));
+        for k in 0..MAX_SYMLINKS {
+            places.symlink(&k.to_string()).unwrap();
+        }
+        assert!(matches!(places.symlink("one more"), Err(ArchiveError::TooLarge)));
+    }
+
+    #[test]
     fn names_stay_within_the_top_folder() {
         for (folder, name, expected) in [
             ("cid", "a", Some("cid/a")),

@@ -18,7 +18,7 @@ use crate::denylist::Denied;
 use crate::ipld::path::PathError;
 use crate::ipld::unixfs::UnixFsError;
 use crate::ipld::{Cid, codec};
-use crate::names::NameError;
+use crate::names::{NameError, NameStoreError};
 use crate::record::{Outcome, Phase};
 use crate::retriever::FetchError;
 
@@ -250,6 +250,9 @@ pub(super) fn name(error: &NameError) -> Fault {
         NameError::NotLocal { .. } => (StatusCode::PRECONDITION_FAILED, Outcome::NotFound, None),
         NameError::Busy => (StatusCode::SERVICE_UNAVAILABLE, Outcome::Error, Some(RETRY_BUSY)),
         NameError::Older { .. } => (StatusCode::CONFLICT, Outcome::Error, None),
+        NameError::Store(error) if matches!(**error, NameStoreError::Full { .. }) => {
+            (StatusCode::INSUFFICIENT_STORAGE, Outcome::Error, None)
+        }
         NameError::Lost { .. } | NameError::Store(_) | NameError::Sign(_) | NameError::Key { .. } => {
             (StatusCode::INTERNAL_SERVER_ERROR, Outcome::Error, None)
         }

@@ -96,7 +96,10 @@ pub(super) async fn content(
     if uri.path().starts_with("/ipns/") {
         match names::enter(&gateway, &method, &uri, &headers, &info, &place).await {
             Ok(found) => target = Some(found),
-            Err(reply) => return reply,
+            Err(mut reply) => {
+                reply.headers_mut().insert(headers::SERVER_TIMING, headers::timing_of_name(info.started.elapsed()));
+                return reply;
+            }
         }
     }
     let (target, permit) = target.map(|Target { path, mutable, permit }| ((path, mutable), permit)).unzip();
@@ -301,13 +304,19 @@ async fn answer(visit: &mut Visit<'_>) -> Result<Reply, GatewayError> {
         ResponseFormat::Codec(form) => match resolved.cid.codec() {
             code if form.fits(code) => respond::codec::respond(visit, &resolved, form),
             // Files of JSON are UnixFS mostly: who asks for JSON gets them, and of a directory the list of its entries.
-            codec::RAW | codec::DAG_PB if matches!(form, CodecForm::Json | CodecForm::Cbor) => {
+            codec::RAW | codec::DAG_PB
+                if form == CodecForm::Json || (form == CodecForm::Cbor && is_file(&resolved)) =>
+            {
                 deserialized(visit, &resolved).await
             }
             code => Err(GatewayError::Mismatch { cid: resolved.cid, codec: code, wanted: form.name() }),
         },
         ResponseFormat::Deserialized => deserialized(visit, &resolved).await,
     }
+}
+
+fn is_file(resolved: &dag::Resolved) -> bool {
+    matches!(resolved.kind, dag::NodeKind::File { .. })
 }
 
 /// What the content is in itself: a file, a directory, structured data.

@@ -110,6 +110,15 @@ pub fn server_timing<const N: usize>(steps: [(&str, Option<Duration>); N], cache
     value(&text)
 }
 
+/// `Server-Timing` of what a name alone answers, or fails to.
+pub fn timing_of_name(took: Duration) -> HeaderValue {
+    let mut text = "resolve;dur=".to_owned();
+    push_millis(&mut text, took);
+    text.push_str(", total;dur=");
+    push_millis(&mut text, took);
+    value(&text)
+}
+
 /// Milliseconds with three digits after the point. By hand: every answer has some, and `write!` takes ten times as long.
 fn push_millis(text: &mut String, time: Duration) {
     let mut rest = (time.as_nanos() + 500) / 1000;

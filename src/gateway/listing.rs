@@ -7,6 +7,8 @@ use http::header::ACCEPT;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use url::form_urlencoded;
 
+use super::format::{CodecForm, ResponseFormat};
+use super::handler::Ask;
 use crate::dag::Entry;
 
 /// Entries on one page.
@@ -29,6 +31,8 @@ pub(super) struct View {
     pub(super) after: Option<String>,
     /// `?first=`: the number of the first entry of such a page, for people.
     pub(super) first: u64,
+    /// `?format=json`: further pages are asked for alike.
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +51,7 @@ impl View {
                 "order" => view.descending = value == "desc",
                 "page" => view.page = value.parse().ok().filter(|page| *page > 0).unwrap_or(1),
                 "after" => view.after = Some(value.into_owned()).filter(|name| !name.is_empty()),
+                "format" => view.json = value == "json",
                 "first" => view.first = value.parse().ok().filter(|first| *first > 0).unwrap_or(1),
                 _ => {}
             }
@@ -58,12 +63,16 @@ impl View {
     pub(super) fn page_href(&self, page: usize) -> String {
         let sort = self.sort.map(|sort| format!("sort={}&", sort.as_str())).unwrap_or_default();
         let order = if self.descending { "order=desc&" } else { "" };
-        format!("?{sort}{order}page={page}")
+        format!("?{sort}{order}page={page}{}", self.format())
     }
 
     /// The query of the page after the entry `name`, which begins with entry number `first`.
-    pub(super) fn after_href(name: &str, first: u64) -> String {
-        format!("?after={}&first={first}", utf8_percent_encode(name, NON_ALPHANUMERIC))
+    pub(super) fn after_href(&self, name: &str, first: u64) -> String {
+        format!("?after={}&first={first}{}", utf8_percent_encode(name, NON_ALPHANUMERIC), self.format())
+    }
+
+    fn format(&self) -> &'static str {
+        if self.json { "&format=json" } else { "" }
     }
 
     /// The query that sorts by `sort`: the other way round where it is sorted so already.
@@ -95,6 +104,11 @@ impl Sort {
             Self::Cid => "cid",
         }
     }
+}
+
+/// The entries of a directory are wanted as JSON: by the address, or by `Accept` where the address names no format.
+pub(super) fn is_json(ask: &Ask) -> bool {
+    ask.negotiated.format == ResponseFormat::Codec(CodecForm::Json) || wants_json(&ask.headers)
 }
 
 /// `Accept` names JSON, and wants it more than a page.
@@ -130,7 +144,7 @@ mod tests {
         assert_eq!(view.page_href(4), "?sort=size&order=desc&page=4");
         assert_eq!(View::read(Some(&view.page_href(4)[1..])), View { page: 4, ..view });
         assert_eq!(View::read(Some("page=0&sort=x&first=-1")), View::read(None));
-        let href = View::after_href("a&b=\u{202e}\"ą#", 1001);
+        let href = View::default().after_href("a&b=\u{202e}\"ą#", 1001);
         assert_eq!(View::read(Some(&href[1..])).after.as_deref(), Some("a&b=\u{202e}\"ą#"));
         assert!(href.is_ascii() && !href.contains(['"', '#']));
     }

@@ -116,6 +116,11 @@ fn open_tunnel<S>(server: &Server<S>, request: &mut Request<Incoming>, tunnel: O
     Response::new(Body::empty())
 }
 
+/// What a header counts as (RFC 9113 §6.5.2: names, values, 32 bytes a field), without the target.
+fn list_size<B>(request: &Request<B>) -> usize {
+    request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
+}
+
 async fn requests<S: Answers, I>(
     server: &Server<S>,
     io: I,
@@ -131,6 +136,13 @@ async fn requests<S: Answers, I>(
     let service = service_fn(|mut request: Request<Incoming>| {
         let in_flight = InFlight::begin(clock.clone(), request.version());
         let early = match settle(&mut request) {
+            // Of HTTP/1.1, hyper keeps the bound.
+            _ if request.version() == Version::HTTP_2
+                && list_size(&request) > server.options.config.header_limit.as_usize() =>
+            {
+                server.closed(Reason::HeaderSize);
+                Some(target::plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the header is too large\n"))
+            }
             Err(error) => Some(error.response()),
             Ok(()) if matches!(peer, Remote::Named(_)) && request.version() != Version::HTTP_11 => {
                 Some(target::plain(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "this is HTTP/1.1\n"))
@@ -165,6 +177,9 @@ async fn requests<S: Answers, I>(
             ended = served.as_mut() => {
                 if let Err(error) = ended {
                     debug!(%peer, %error, "connection ended");
+                    if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse_too_large) {
+                        server.closed(Reason::HeaderSize);
+                    }
                 }
                 return;
             }

@@ -72,6 +72,7 @@ impl NameError {
             Self::NotLocal { .. } => "not_cached",
             Self::Busy => "busy",
             Self::Older { .. } => "name_older",
+            Self::Store(error) if matches!(**error, NameStoreError::Full { .. }) => "names_full",
             Self::Lost { .. } | Self::Store(_) | Self::Sign(_) | Self::Key { .. } => "name_internal",
         }
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use libp2p::identity::Keypair;
 use tokio_util::sync::CancellationToken;
 
-use super::store::{Kept, Own};
+use super::store::{Kept, NameStoreError, Own};
 use super::{Name, NameError, Resolver, Source};
 use crate::ipld::ipns::{Draft, IpnsName, Record};
 use crate::ipld::path::ContentPath;
@@ -117,7 +117,11 @@ impl Resolver {
         let name = Name::Key(*kept.record.name());
         let settled = kept.own.is_some() || self.inner.routers.is_empty();
         let found = self.found(kept.record.clone(), Source::Local, settled)?;
-        self.inner.store.put(kept, SystemTime::now()).await?;
+        let put = self.inner.store.put(kept, SystemTime::now()).await;
+        if matches!(put, Err(NameStoreError::Full { .. })) {
+            self.inner.metrics.limit_kept.inc();
+        }
+        put?;
         self.inner.cache.keep(name, found);
         if let Some(count) = self.inner.store.count().await {
             self.inner.metrics.kept.set(i64::try_from(count).unwrap_or(i64::MAX));

@@ -29,8 +29,8 @@ pub enum NameStoreError {
     /// The file was not opened at the start; the log says why.
     #[error("names cannot be kept: {0}")]
     Unavailable(String),
-    #[error("{MAX_NAMES} names are kept here already, none of which has expired")]
-    Full,
+    #[error("{most} names are kept here already, none of which has expired")]
+    Full { most: u64 },
     #[error("the server is stopping")]
     Stopping,
 }
@@ -57,6 +57,7 @@ pub struct Own {
 #[derive(Clone)]
 pub struct NameStore {
     database: Result<Arc<Database>, String>,
+    most: u64,
 }
 
 impl NameStore {
@@ -69,14 +70,14 @@ impl NameStore {
             tracing::error!(path = %path.display(), %error, "names cannot be kept");
             error.to_string()
         });
-        Self { database }
+        Self { database, most: MAX_NAMES }
     }
 
     /// A store that ends with the process.
     pub fn in_memory() -> Self {
         let opened = Database::builder().create_with_backend(InMemoryBackend::new()).map_err(redb::Error::from);
         let opened = opened.and_then(|database| prepare(&database).map(|()| database));
-        Self { database: opened.map(Arc::new).map_err(|error| error.to_string()) }
+        Self { database: opened.map(Arc::new).map_err(|error| error.to_string()), most: MAX_NAMES }
     }
 
     /// The record of a name, whether or not it has expired.
@@ -91,6 +92,7 @@ impl NameStore {
 
     /// Keeps a record in place of the one before. Where there is no room, those that have expired at `now` make it.
     pub async fn put(&self, kept: Kept, now: SystemTime) -> Result<(), NameStoreError> {
+        let most = self.most;
         let full = self
             .run(move |database| {
                 let mut transaction = database.begin_write()?;
@@ -99,14 +101,14 @@ impl NameStore {
                     let mut table = transaction.open_table(NAMES)?;
                     let key = kept.record.name().peer().to_bytes();
                     let is_new = table.get(&*key)?.is_none();
-                    if is_new && table.len()? >= MAX_NAMES {
+                    if is_new && table.len()? >= most {
                         table.retain(|key, value| {
                             name_of(key)
                                 .and_then(|name| decode(name, value))
                                 .is_some_and(|kept| kept.record.is_valid_at(now))
                         })?;
                     }
-                    let full = is_new && table.len()? >= MAX_NAMES;
+                    let full = is_new && table.len()? >= most;
                     if !full {
                         let (own, lifetime) = match &kept.own {
                             Some(own) => (Some(own.key.as_str()), own.lifetime.as_secs()),
@@ -120,7 +122,7 @@ impl NameStore {
                 Ok(full)
             })
             .await?;
-        if full { Err(NameStoreError::Full) } else { Ok(()) }
+        if full { Err(NameStoreError::Full { most }) } else { Ok(()) }
     }
 
     /// Every record, in the order of the names' bytes.
@@ -219,6 +221,20 @@ mod tests {
         let store = NameStore::open(dir.path());
         assert_eq!(store.get(name).await.unwrap(), Some(kept(&key, 2)));
         assert_eq!(store.all().await.unwrap(), [kept(&key, 2)]);
+        assert_eq!(store.count().await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn names_beyond_the_bound_are_refused_until_others_expire() {
+        let store = NameStore { most: 2, ..NameStore::in_memory() };
+        let keys: Vec<Keypair> = (0..3).map(|_| Keypair::generate_ed25519()).collect();
+        let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        store.put(kept(&keys[0], 1), now).await.unwrap();
+        store.put(kept(&keys[1], 1), now).await.unwrap();
+        let put = store.put(kept(&keys[2], 1), now).await;
+        assert!(matches!(put, Err(NameStoreError::Full { most: 2 })), "{put:?}");
+        store.put(kept(&keys[0], 2), now).await.expect("one that is kept may change");
+        store.put(kept(&keys[2], 1), now + Duration::from_secs(7200)).await.expect("the others have expired");
         assert_eq!(store.count().await, Some(1));
     }
 

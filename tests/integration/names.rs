@@ -36,6 +36,8 @@ struct World {
 struct Options<'a> {
     map: &'a str,
     routers: Vec<&'a MockServer>,
+    /// The address of one more.
+    silent: Option<String>,
     dns: Option<std::net::SocketAddr>,
     config: Config,
 }
@@ -49,8 +51,9 @@ impl World {
         rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let (metrics, supervisor) = (Metrics::new(), Supervisor::new());
         let counters = DelegatedMetrics::new(&metrics);
-        let routers = options.routers.iter().map(|server| {
-            let router = DelegatedRouter::new(&server.uri(), counters.clone()).unwrap();
+        let urls = options.routers.iter().map(|server| server.uri()).chain(options.silent);
+        let routers = urls.map(|url| {
+            let router = DelegatedRouter::new(&url, counters.clone()).unwrap();
             Arc::new(router) as Arc<dyn NameRouter>
         });
         let dns = options.dns.map_or(p2p::Dns::None, p2p::Dns::Server);
@@ -203,6 +206,21 @@ async fn a_stale_answer_is_given_at_once_while_it_is_looked_up_again() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("the new record did not come");
+}
+
+#[tokio::test]
+async fn look_ups_under_way_have_a_bound() {
+    // Connections wait in its backlog, and nobody answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let world = World::new(Options { silent: Some(url), ..Options::default() });
+    let names: Vec<Name> = (0..257).map(|_| Name::Key(new_key().1)).collect();
+    let short = Duration::from_millis(500);
+    let ask = |name| tokio::time::timeout(short, world.resolver.resolve(name));
+    let all = futures::future::join_all(names.iter().map(ask)).await;
+    let refused = all.iter().filter(|end| matches!(end, Ok(Err(NameError::Busy)))).count();
+    assert_eq!(refused, 1, "256 wait, and one is told to come back");
+    assert!(world.metrics.encode().contains("names_limit_look_ups_total 1"));
 }
 
 #[tokio::test]

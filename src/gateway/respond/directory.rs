@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::super::error::GatewayError;
 use super::super::handler::Visit;
-use super::super::listing::{PAGE, SORTABLE, SORTABLE_BYTES, Sort, View, wants_json};
+use super::super::listing::{PAGE, SORTABLE, SORTABLE_BYTES, Sort, View, is_json};
 use super::super::origin::Place;
 use super::super::{headers, page};
 use super::file;
@@ -151,7 +151,7 @@ pub(in super::super) async fn respond(
     if !visit.ask.path.trailing_slash {
         return Ok(visit.add_slash());
     }
-    let json = wants_json(&visit.ask.headers);
+    let json = is_json(visit.ask);
     if !json && let Some(index) = directory::index_html(&visit.session, &resolved.block).await? {
         let etag = headers::etag(&resolved.cid);
         if let Some(reply) = visit.unchanged(&etag, None) {
@@ -455,7 +455,7 @@ impl Writing {
         let mut is_whole = total.is_some_and(|total| total == self.shown);
         if *order == Order::Open {
             let more = self.shown as usize >= PAGE && self.part.entries.next().await.transpose()?.is_some();
-            next = self.last.as_ref().filter(|_| more).map(|name| View::after_href(name, last + 1));
+            next = self.last.as_ref().filter(|_| more).map(|name| self.part.view.after_href(name, last + 1));
             is_whole = !more && first == 1;
         }
         if self.json {

@@ -123,6 +123,19 @@ async fn programs_get_json_page_by_page() {
     seen.sort();
     expected.sort();
     assert_eq!(seen, expected);
+    // The address that the answer names is one that gives it, to a browser too.
+    let answer = world.ask("GET", &format!("/ipfs/{}/", dir.cid), &[("accept", "application/json")]).await;
+    let own = answer.header("content-location").to_owned();
+    assert_eq!(own, format!("/ipfs/{}/?format=json", dir.cid));
+    let same = world.ask("GET", &own, &[("accept", "text/html")]).await;
+    assert_eq!(same.header("content-type"), "application/json");
+    let json: serde_json::Value = serde_json::from_slice(&same.body).unwrap();
+    let next = json["next"].as_str().unwrap();
+    assert!(next.ends_with("&format=json"), "{next}");
+    let second = world.ask("GET", &format!("/ipfs/{}/{next}", dir.cid), &[("accept", "text/html")]).await;
+    assert_eq!(second.header("content-type"), "application/json");
+    let cbor = world.ask("GET", &format!("/ipfs/{}/?format=cbor", dir.cid), &[]).await;
+    assert_eq!(cbor.status, StatusCode::NOT_ACCEPTABLE, "a directory has no CBOR form");
     let empty = world.directory(&[]).await;
     let answer = world.ask("GET", &format!("/ipfs/{}/", empty.cid), &[("accept", "application/json")]).await;
     let json: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();

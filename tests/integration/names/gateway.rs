@@ -118,4 +118,5 @@ async fn what_goes_wrong_says_whose_doing_it_is() {
     let answer = gateway.get(&format!("/ipns/{nobody}")).await;
     assert_eq!(header(&answer, "cache-control"), "no-store");
     assert_eq!(header(&answer, "retry-after"), "60");
+    assert!(header(&answer, "server-timing").starts_with("resolve;dur="), "{}", header(&answer, "server-timing"));
 }
