@@ -4,6 +4,7 @@
 mod dht;
 mod dns;
 mod gateway;
+mod quorum;
 mod routing;
 
 use std::sync::Arc;
