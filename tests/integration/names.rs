@@ -3,6 +3,7 @@
 
 mod dht;
 mod dns;
+mod doh;
 mod gateway;
 mod quorum;
 mod routing;
