@@ -1,6 +1,7 @@
 //! The one owner of the Swarm (invariant 2). Commands in, events out; it waits for nobody: what the consumer of
 //! events does not take yet stands in a bounded queue, and while that is full the Swarm is not polled.
 
+mod entries;
 mod http;
 mod records;
 

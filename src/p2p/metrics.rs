@@ -86,7 +86,10 @@ impl NodeMetrics {
             exchange_peers: gauge("exchange_peers", "Connected peers that speak Bitswap"),
             dials: counter("dials", "Dials started on behalf of the retriever and for configured peers"),
             dial_failures: counter("dial_failures", "Dials of which every address failed"),
-            refused_addresses: counter("refused_addresses", "Addresses not dialled because they are private"),
+            refused_addresses: counter(
+                "refused_addresses",
+                "Addresses not dialled, or not kept for others, because they are private",
+            ),
             refused_records: counter("refused_records", "DHT records of others not kept because they are not valid"),
             address_book: gauge("address_book_peers", "Peers in the address book"),
             address_book_evicted: counter("address_book_evicted", "Peers dropped from a full address book"),

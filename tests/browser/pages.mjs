@@ -13,6 +13,7 @@ import axe from "axe-core";
 import { HtmlValidate } from "html-validate";
 import { behaviour } from "./behaviour.mjs";
 import { launch } from "./browsers.mjs";
+import { copying, handlers } from "./gateway.mjs";
 
 const plan = JSON.parse(await readFile(process.env.PLAN, "utf8"));
 const kind = process.env.BROWSER ?? "chromium";
@@ -31,7 +32,7 @@ for (const theme of ["light", "dark"]) {
   const started = await launch(kind, { theme });
   try {
     for (const asked of plan.pages) await look(started, asked, theme);
-    if (plan.behaviour && theme === "light") await behaviour(started, kind, plan.admin, check);
+    if (theme === "light") await behave(started);
   } finally {
     await started.close();
   }
@@ -48,6 +49,14 @@ if (kind === "chromium") {
 }
 if (failures.length) { console.error(`${kind}: ${failures.length} of ${checks} checks failed`); process.exit(1); }
 console.log(`${kind}: ${plan.pages.length} pages, ${checks} checks passed`);
+
+async function behave(started) {
+  if (plan.behaviour) await behaviour(started, kind, plan.admin, check);
+  for (const asked of plan.pages) {
+    if (asked.name === "gateway-listing") await copying(started, asked, check);
+    if (asked.name === "gateway-home") await handlers(started, kind, asked, plan.gateway, check);
+  }
+}
 
 async function open(started, asked, where) {
   const page = await started.page();

@@ -83,8 +83,14 @@ impl Running {
         node
     }
 
+    /// Hands on what lives on this machine.
     async fn dht_server() -> Self {
-        Self::start(Config { dht: true, dht_server: true, ..at(HERE) }).await
+        Self::dht_server_that_permits("127.0.0.0/8").await
+    }
+
+    async fn dht_server_that_permits(range: &str) -> Self {
+        let allow_private = vec![range.parse().unwrap()];
+        Self::start(Config { dht: true, dht_server: true, allow_private, ..at(HERE) }).await
     }
 
     fn id(&self) -> PeerId {
@@ -173,6 +179,29 @@ fn nobody() -> ResponseTemplate {
 
 /// Tells the DHT, in the provider's name, that it has the CID at these addresses; returns when the DHT knows.
 async fn announce(dht: &Running, provider: &Running, addrs: &[Multiaddr], cid: &Cid) {
+    let asker = Running::start(seeker_in(dht)).await;
+    let known = async {
+        loop {
+            let mut answers = asker.client.routers().remove(0).find_providers(cid);
+            while let Some(answer) = answers.next().await {
+                if answer.is_ok_and(|found| found.peer == provider.id() && found.source == RouterKind::Dht) {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    announce_until(known, dht, provider, addrs, cid).await;
+    asker.stop().await;
+}
+
+async fn announce_until(
+    known: impl Future<Output = ()>,
+    dht: &Running,
+    provider: &Running,
+    addrs: &[Multiaddr],
+    cid: &Cid,
+) {
     let behaviour = |key: &Keypair| {
         let me = key.public().to_peer_id();
         let mut kad = kad::Behaviour::with_config(me, Records::new(me), kad::Config::new(KAD_PROTOCOL));
@@ -192,18 +221,6 @@ async fn announce(dht: &Running, provider: &Running, addrs: &[Multiaddr], cid: &
     addrs.iter().for_each(|addr| swarm.add_external_address(addr.clone()));
     swarm.behaviour_mut().start_providing(cid.hash().to_bytes().into()).unwrap();
 
-    let asker = Running::start(seeker_in(dht)).await;
-    let known = async {
-        loop {
-            let mut answers = asker.client.routers().remove(0).find_providers(cid);
-            while let Some(answer) = answers.next().await {
-                if answer.is_ok_and(|found| found.peer == provider.id() && found.source == RouterKind::Dht) {
-                    return;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
     let announcing = async {
         loop {
             if let SwarmEvent::OutgoingConnectionError { error, .. } = swarm.select_next_some().await {
@@ -215,7 +232,6 @@ async fn announce(dht: &Running, provider: &Running, addrs: &[Multiaddr], cid: &
         tokio::select! { () = known => {}, () = announcing => {} }
     };
     tokio::time::timeout(PATIENCE, told).await.expect("the DHT learns of the provider");
-    asker.stop().await;
 }
 
 fn attempt(report: &SessionReport, peer: PeerId) -> &Attempt {
@@ -318,6 +334,30 @@ async fn a_private_address_that_the_dht_names_is_refused_at_once_and_said_so() {
     let seeker = Seeker::start(seeker_in(&dht), &[]).await;
     let (answer, report) = seeker.fetch(block.cid()).await;
     refused(answer, &report, &provider, RouterKind::Dht);
+    for node in [seeker.node, provider, dht] {
+        node.stop().await;
+    }
+}
+
+// GATEWAY.md §3.9-2: what is private is dropped when it is announced. The seeker could dial it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m3_9_2_a_dht_server_hands_no_private_address_on() {
+    let block = block(8);
+    let dht = Running::dht_server_that_permits("127.0.0.1/32").await;
+    let provider = Running::provider(ELSEWHERE, &block).await;
+    let private = provider.client.listen_addrs();
+    let refused = async {
+        let line = format!("tidegate_p2p_refused_addresses_total {}", private.len());
+        while !dht.metrics.encode().contains(&line) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    announce_until(refused, &dht, &provider, &private, block.cid()).await;
+    let allow_private = vec!["127.0.0.0/8".parse().unwrap()];
+    let seeker = Seeker::start(Config { allow_private, ..seeker_in(&dht) }, &[]).await;
+    let (answer, report) = seeker.fetch(block.cid()).await;
+    assert!(matches!(answer.unwrap_err(), FetchError::NotFound { .. }));
+    assert!(report.attempts.iter().all(|attempt| attempt.peer != provider.id()), "{:?}", report.attempts);
     for node in [seeker.node, provider, dht] {
         node.stop().await;
     }

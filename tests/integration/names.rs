@@ -3,7 +3,9 @@
 
 mod dht;
 mod dns;
+mod doh;
 mod gateway;
+mod quorum;
 mod routing;
 
 use std::sync::Arc;

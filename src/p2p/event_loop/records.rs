@@ -5,20 +5,16 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use libp2p::PeerId;
-use libp2p::identity::PublicKey;
 use libp2p::kad::store::RecordStore;
 use libp2p::kad::{self, QueryId, QueryResult};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{EventLoop, KAD_TIMEOUT, MAX_QUERIES};
-use crate::ipld::ipns::{IpnsName, MAX_RECORD, Record};
+use super::{EventLoop, KAD_TIMEOUT, MAX_QUERIES, entries};
 use crate::p2p::address::without_peer;
 use crate::routing::{FoundRecord, Provider, RouterKind, RoutingError};
 
 /// Peers that a query for the closest ones names at most (Kademlia's k).
 const CLOSEST: NonZeroUsize = NonZeroUsize::new(20).unwrap();
-/// The longest key of a provider record, in bytes (GATEWAY.md §3.9).
-const MAX_PROVIDER_KEY: usize = 80;
 
 /// Answers to one query.
 pub type ClosestReply = oneshot::Sender<Result<Vec<Provider>, RoutingError>>;
@@ -146,12 +142,7 @@ impl EventLoop {
                 None
             }
             kad::Event::InboundRequest { request: kad::InboundRequest::AddProvider { record: Some(record) } } => {
-                if record.key.as_ref().len() <= MAX_PROVIDER_KEY
-                    && let Some(kad) = self.swarm.behaviour_mut().kad.as_mut()
-                {
-                    // A full store is the store's own bound.
-                    let _ = kad.store_mut().add_provider(record);
-                }
+                self.store_provider(record);
                 None
             }
             other => Some(other),
@@ -214,28 +205,25 @@ impl EventLoop {
         }
     }
 
-    /// Of what others put here, only `/pk/` and `/ipns/` are taken, valid, and no worse than what is here
-    /// (kad-dht specification, "Entry validation").
-    fn store_record(&mut self, mut record: kad::Record) {
-        let key = record.key.to_vec();
+    fn store_record(&mut self, record: kad::Record) {
         let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return };
-        let valid = if let Some(name) = IpnsName::from_routing_key(&key) {
-            let read = |value: &[u8]| Record::verify(&name, &Bytes::copy_from_slice(value), SystemTime::now()).ok();
-            let before = kad.store_mut().get(&record.key).and_then(|before| read(&before.value));
-            read(&record.value).is_some_and(|new| before.is_none_or(|before| new.rank(&before).is_ge()))
-        } else if let Some(hash) = key.strip_prefix(b"/pk/") {
-            record.value.len() <= MAX_RECORD
-                && PublicKey::try_decode_protobuf(&record.value).is_ok_and(|key| key.to_peer_id().to_bytes() == hash)
-        } else {
-            false
-        };
-        if !valid {
+        let before = kad.store_mut().get(&record.key).map(|before| before.into_owned().value);
+        match entries::record(record, before.as_deref(), SystemTime::now(), Instant::now()) {
+            // A full store is the store's own bound.
+            Some(record) => _ = kad.store_mut().put(record),
+            None => _ = self.metrics.refused_records.inc(),
+        }
+    }
+
+    fn store_provider(&mut self, record: kad::ProviderRecord) {
+        let Some((record, private)) = entries::provider(record, &self.policy, Instant::now()) else {
             self.metrics.refused_records.inc();
             return;
+        };
+        self.metrics.refused_addresses.inc_by(private as u64);
+        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+            // A full store is the store's own bound.
+            let _ = kad.store_mut().add_provider(record);
         }
-        record.expires =
-            record.expires.or_else(|| Instant::now().checked_add(std::time::Duration::from_secs(48 * 3600)));
-        // A full store is the store's own bound.
-        let _ = kad.store_mut().put(record);
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use http::StatusCode;
+use tidegate::blockstore::Blockstore;
 use tidegate::ipld::builder::Built;
 use tidegate::record::Outcome;
 
@@ -62,6 +63,44 @@ async fn a_sharded_directory_is_whole_over_its_pages_and_no_page_reads_all_of_it
     let sorted = world.get(&format!("/ipfs/{}/?sort=name", dir.cid)).await;
     assert!(sorted.text().contains("more than 10000 entries, too many to sort"));
     assert_eq!(names(sorted.text()).len(), 1000);
+}
+
+// All entries have the same content: what is large is the directory.
+#[tokio::test]
+async fn of_100000_entries_a_page_a_page_far_in_and_one_name_read_a_few_blocks_each() {
+    let world = World::new();
+    let (dir, names_of_all) = sharded(&world, 100_000).await;
+    let all = world.store.stats().blocks;
+    assert!(all > 20_000, "{all} blocks");
+    let middle = {
+        // As the pages come: what follows is in the order of the hashes, so any name lies anywhere.
+        let (name, first) = (&names_of_all[50_000], 50_001);
+        format!("?after={}&first={first}", name.replace(' ', "%20").replace(',', "%2C"))
+    };
+    for (query, from) in
+        [("", "Entries 1 to 1000; there are more."), (&*middle, "Entries 50001 to 51000; there are more.")]
+    {
+        for accept in ["text/html", "application/json"] {
+            let before = world.store.reads.load(Relaxed);
+            let answer = world.ask("GET", &format!("/ipfs/{}/{query}", dir.cid), &[("accept", accept)]).await;
+            let read = world.store.reads.load(Relaxed) - before;
+            assert_eq!(answer.status, StatusCode::OK);
+            if accept == "text/html" {
+                assert_eq!(names(answer.text()).len(), 1000);
+                assert!(answer.text().contains(from), "{query}");
+            } else {
+                let json: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+                assert_eq!(json["entries"].as_array().unwrap().len(), 1000);
+                assert!(json["next"].as_str().unwrap().starts_with("?after=") && json["total"].is_null());
+            }
+            // A hundredth of the directory, and what is read ahead.
+            assert!(read > 100 && read < 1000, "{read} of {all} blocks for {query:?} as {accept}");
+        }
+    }
+    let before = world.store.reads.load(Relaxed);
+    let name = names_of_all[77_777].replace(' ', "%20").replace(',', "%2C");
+    assert_eq!(world.get(&format!("/ipfs/{}/{name}", dir.cid)).await.text(), "x");
+    assert!(world.store.reads.load(Relaxed) - before <= 6);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use tidegate::names::{Config, Name, NameError, Source};
 use super::{Options, World};
 
 /// TXT records by name, with their TTL in seconds. A name that is not there does not exist; an empty list is NODATA.
-type Zone = HashMap<String, (u32, Vec<String>)>;
+pub(super) type Zone = HashMap<String, (u32, Vec<String>)>;
 
 struct Dns {
     address: SocketAddr,
@@ -62,7 +62,7 @@ impl Dns {
     }
 }
 
-fn answer(question: &Message, zone: &Zone) -> Message {
+pub(super) fn answer(question: &Message, zone: &Zone) -> Message {
     let mut answer = Message::new(question.metadata.id, MessageType::Response, OpCode::Query);
     answer.metadata.recursion_desired = true;
     answer.metadata.recursion_available = true;
