@@ -108,7 +108,6 @@ impl Denylists {
         let rules = self.rules();
         if rules.is_empty() { None } else { rules.cid(cid, "") }
     }
-
 }
 
 impl Rules {

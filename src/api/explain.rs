@@ -89,7 +89,8 @@ async fn named(state: &State, name: &str, question: &Question) -> Result<Vec<Con
         _ => None,
     };
     let below = below.ok_or_else(|| Problem::parameter("name", format!("{name} leads to {}", resolved.path)))?;
-    let asked = ContentPath { namespace: Namespace::Ipns(name.to_string()), segments: Vec::new(), trailing_slash: false };
+    let asked =
+        ContentPath { namespace: Namespace::Ipns(name.to_string()), segments: Vec::new(), trailing_slash: false };
     let mut paths = resolved.starts(&asked);
     paths.iter_mut().for_each(|path| path.segments.extend_from_slice(below));
     Ok(paths)

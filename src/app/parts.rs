@@ -197,11 +197,7 @@ pub fn names(
 
 /// What `/routing/v1` answers from. Configured peers and those of the local network are asked for everything by the
 /// retriever; nobody said that they have it, so they are not named to others.
-pub fn routing_v1(
-    routers: &Routers,
-    blocks: Arc<dyn Blockstore>,
-    node: Option<&p2p::Client>,
-) -> gateway::Routing {
+pub fn routing_v1(routers: &Routers, blocks: Arc<dyn Blockstore>, node: Option<&p2p::Client>) -> gateway::Routing {
     let known = |kind| matches!(kind, RouterKind::Delegated | RouterKind::Dht);
     let own = node.cloned().map(|node| {
         let own: gateway::OwnAddresses = Arc::new(move || {

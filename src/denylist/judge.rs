@@ -78,30 +78,35 @@ impl Judge {
         }
     }
 
+    /// Whether any rule may be about a path below a CID: without one, names need not be remembered.
+    pub fn has_paths(&self) -> bool {
+        self.lists.rules().has_paths()
+    }
+
     /// Whether the place is refused.
     pub fn verdict(&self) -> Result<(), Refused> {
-        let rules = self.lists.rules();
-        if rules.is_empty() {
-            return Ok(());
-        }
-        self.ways.iter().find_map(|way| way.refused(&rules, &self.names)).map_or(Ok(()), Err)
+        self.ask(None)
     }
 
     /// Whether what `name` leads to is refused.
     pub fn verdict_below(&self, name: &str) -> Result<(), Refused> {
-        if self.lists.rules().is_empty() {
+        self.ask(Some(name))
+    }
+
+    fn ask(&self, name: Option<&str>) -> Result<(), Refused> {
+        let rules = self.lists.rules();
+        if rules.is_empty() {
             return Ok(());
         }
-        let mut below = self.clone();
-        below.enter(name);
-        below.verdict()
+        self.ways.iter().find_map(|way| way.refused(&rules, &self.names, name)).map_or(Ok(()), Err)
     }
 }
 
 impl Way {
-    fn refused(&self, rules: &Rules, names: &[String]) -> Option<Refused> {
+    fn refused(&self, rules: &Rules, names: &[String], last: Option<&str>) -> Option<Refused> {
         let mut segments = self.between.clone();
         segments.extend_from_slice(names.get(self.above..)?);
+        segments.extend(last.map(str::to_owned));
         let path = ContentPath { namespace: self.root.clone(), segments, trailing_slash: false };
         rules.path(&path).map(|denied| Refused { path, denied })
     }
@@ -122,8 +127,7 @@ mod tests {
         lists.replace(rules(&lines.replace("ROOT", ROOT).replace("DIR", DIR)));
         let start = |text: &str| ContentPath::parse(text).unwrap();
         let content = start(&format!("/ipfs/{ROOT}/x"));
-        let mut judge =
-            Judge::new(&lists, [start("/ipns/alias.example"), start("/ipns/bad.example/x"), content]);
+        let mut judge = Judge::new(&lists, [start("/ipns/alias.example"), start("/ipns/bad.example/x"), content]);
         judge.enter("dir");
         judge.passed(&[ROOT, FILE, DIR].map(|cid| cid.parse().unwrap()));
         judge

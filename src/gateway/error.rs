@@ -310,6 +310,7 @@ fn directory(error: &DirectoryError) -> Fault {
 
 fn walk(error: &WalkError) -> Fault {
     match error {
+        WalkError::Denied(Refused { denied, .. }) => refused(*denied),
         WalkError::Fetch(error) => fetch(error),
         _ => malformed(),
     }

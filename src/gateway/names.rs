@@ -99,12 +99,9 @@ pub(super) async fn enter(
         return Err(reply);
     }
     match tokio::time::timeout(limit, gateway.state.names.resolve_path(&path, reach)).await {
-        Ok(Ok(resolved)) => Ok(Target {
-            mutable: Mutable::of(&resolved),
-            starts: resolved.starts(&path),
-            path: resolved.path,
-            permit,
-        }),
+        Ok(Ok(resolved)) => {
+            Ok(Target { mutable: Mutable::of(&resolved), starts: resolved.starts(&path), path: resolved.path, permit })
+        }
         Ok(Err(error)) => Err(refuse(&error.into())),
         Err(_) => {
             gateway.counts.hit(Limits::FirstByte);

@@ -294,7 +294,9 @@ fn allowed(gateway: &Gateway, name: IpnsName) -> Result<IpnsName, Refusal> {
     let namespace = Namespace::Ipns(name.to_string());
     let path = ContentPath { namespace, segments: Vec::new(), trailing_slash: false };
     let verdict = Judge::new(&gateway.state.denylists, [path]).verdict();
-    verdict.map(|()| name).map_err(|error: Refused| refusal(super::error::refused(error.denied).status, error.to_string()))
+    verdict
+        .map(|()| name)
+        .map_err(|error: Refused| refusal(super::error::refused(error.denied).status, error.to_string()))
 }
 
 fn name_refusal(error: &NameError) -> Refusal {
