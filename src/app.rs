@@ -142,7 +142,7 @@ impl App {
         };
         let retriever = Retriever::new(
             &parts::retriever(&settings, &data_dir),
-            allowed,
+            allowed.clone(),
             parts::exchange(node.as_ref(), http.as_ref()),
             parts::content_routers(&settings, &routers),
             &metrics,
@@ -179,7 +179,7 @@ impl App {
         let state = gateway::State {
             retriever: retriever.clone(),
             names: names.clone(),
-            routing: settings.routing_v1.then(|| parts::routing_v1(&routers, &blocks, node.as_ref())),
+            routing: settings.routing_v1.then(|| parts::routing_v1(&routers, allowed, node.as_ref())),
             denylists,
             sink: sink.clone(),
             config: parts::gateway(&settings)?,

@@ -9,6 +9,7 @@ pub mod car_stream;
 pub mod directory;
 pub mod export;
 pub mod import;
+mod places;
 pub mod reader;
 pub mod resolver;
 mod seen;

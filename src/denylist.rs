@@ -4,6 +4,7 @@
 //! Source: <https://specs.ipfs.tech/compact-denylist-format/> (IPIP-383). A rule is found by the hash of what it names,
 //! so a list of a million lines costs one map and a look-up the same as in a list of ten.
 
+mod judge;
 mod parse;
 mod watch;
 
@@ -21,6 +22,7 @@ use crate::ipld::ipns::IpnsName;
 use crate::ipld::path::{ContentPath, Namespace};
 use parse::{Item, Scope};
 
+pub use judge::{Judge, Refused};
 pub use parse::{LineError, MAX_HEADER_BYTES, MAX_LINE_BYTES};
 pub use watch::{WatchMetrics, files, watch};
 
@@ -106,12 +108,6 @@ impl Denylists {
         let rules = self.rules();
         if rules.is_empty() { None } else { rules.cid(cid, "") }
     }
-
-    /// Whether a path is refused, by its root or as a whole.
-    pub fn path(&self, path: &ContentPath) -> Option<Denied> {
-        let rules = self.rules();
-        if rules.is_empty() { None } else { rules.path(path) }
-    }
 }
 
 impl Rules {
@@ -136,6 +132,11 @@ impl Rules {
 
     pub fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// Whether a rule may be about a path below a CID. Of double-hashed ones nobody can tell.
+    fn has_paths(&self) -> bool {
+        !self.paths.is_empty() || !self.double.is_empty() || self.legacy
     }
 
     /// Lines of a form that is not known here: they are passed over, as the specification asks.
@@ -172,6 +173,7 @@ impl Rules {
         }
     }
 
+    /// Whether a path is refused, by its root or as a whole.
     fn path(&self, path: &ContentPath) -> Option<Denied> {
         let below = path.segments.join("/");
         match &path.namespace {

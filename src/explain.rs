@@ -15,7 +15,9 @@ use utoipa::ToSchema;
 
 use crate::blockstore::{Blocks, PinKind, StoreError, Tier};
 use crate::dag::{self, ResolveError};
+use crate::denylist::Judge;
 use crate::exchange::ConnectError;
+use crate::ipld::path::{ContentPath, Namespace};
 use crate::ipld::{Block, BlockError, Cid, HashCode};
 use crate::retriever::probe::{Answer, Link, Probe, ProbeError, ProbeOptions, ProbedPeer, RouterAnswer};
 use crate::retriever::{FetchError, Retriever, SessionOptions};
@@ -36,6 +38,8 @@ pub struct Question {
     pub root: Cid,
     /// Below the root; followed through local blocks only.
     pub path: Vec<String>,
+    /// Whole paths under the names that led here, which denylists may name.
+    pub named: Vec<ContentPath>,
     pub timeout: Duration,
     pub max_providers: usize,
 }
@@ -166,15 +170,15 @@ pub struct ProviderPart {
 pub async fn explain(retriever: &Retriever, blocks: &Blocks, question: &Question) -> Result<Explanation, ExplainError> {
     let started = Instant::now();
     let deadline = started + question.timeout;
-    let (target, path_is_cut) = follow(retriever, question).await?;
-    let denied = retriever.denied(&question.root).or_else(|| retriever.denied(&target));
+    let Followed { target, roots, path_is_cut } = follow(retriever, question).await?;
+    let denied = is_denied(retriever, question, &target, &roots);
     let inherent = Block::inherent(&target).is_some();
     if !inherent {
         HashCode::try_from(target.hash().code()).map_err(|error| ExplainError::Unsupported { cid: target, error })?;
     }
     let options = ProbeOptions { timeout: question.timeout, max_providers: question.max_providers };
     let ask = async {
-        if denied.is_some() || inherent {
+        if denied || inherent {
             return Ok(None);
         }
         match retriever.probe(&target, options).await {
@@ -186,7 +190,7 @@ pub async fn explain(retriever: &Retriever, blocks: &Blocks, question: &Question
     let (found, probe) = tokio::join!(local::walk(blocks, target, deadline), ask);
     let (found, probe) = (found?, probe?);
 
-    let verdict = if denied.is_some() {
+    let verdict = if denied {
         Verdict::Denied
     } else if found.is_all_here() && !path_is_cut {
         Verdict::Local
@@ -212,16 +216,34 @@ pub async fn explain(retriever: &Retriever, blocks: &Blocks, question: &Question
     })
 }
 
+/// Where the path leads, as far as it can be followed.
+struct Followed {
+    target: Cid,
+    /// The root and the CID of each segment, if it was followed to its end.
+    roots: Vec<Cid>,
+    path_is_cut: bool,
+}
+
+/// What the gateway would refuse: a CID, or a path or name that leads there.
+fn is_denied(retriever: &Retriever, question: &Question, target: &Cid, roots: &[Cid]) -> bool {
+    let namespace = Namespace::Ipfs(question.root);
+    let asked = ContentPath { namespace, segments: question.path.clone(), trailing_slash: false };
+    let mut judge = Judge::new(&retriever.denylists(), question.named.iter().cloned().chain([asked]));
+    judge.passed(roots);
+    retriever.denied(&question.root).or_else(|| retriever.denied(target)).is_some() || judge.verdict().is_err()
+}
+
 /// The end of the path, or the first block on the way that is not here.
-async fn follow(retriever: &Retriever, question: &Question) -> Result<(Cid, bool), ExplainError> {
+async fn follow(retriever: &Retriever, question: &Question) -> Result<Followed, ExplainError> {
+    let cut = |target| Ok(Followed { target, roots: Vec::new(), path_is_cut: true });
     if question.path.is_empty() {
-        return Ok((question.root, false));
+        return Ok(Followed { target: question.root, roots: vec![question.root], path_is_cut: false });
     }
     let session = retriever.session(question.root, SessionOptions { policy: None, local_only: true });
     match dag::resolve_from(&session, question.root, &question.path).await {
-        Ok(end) => Ok((end.cid, false)),
+        Ok(end) => Ok(Followed { target: end.cid, roots: end.roots, path_is_cut: false }),
         Err(ResolveError::Fetch(error) | ResolveError::Malformed(dag::DirectoryError::Fetch(error))) => match error {
-            FetchError::NotLocal { cid } | FetchError::Denied { cid, .. } => Ok((cid, true)),
+            FetchError::NotLocal { cid } | FetchError::Denied { cid, .. } => cut(cid),
             FetchError::Unsupported { cid, error } => Err(ExplainError::Unsupported { cid, error }),
             error => Err(ExplainError::Path(ResolveError::Fetch(error))),
         },

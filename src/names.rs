@@ -142,6 +142,27 @@ pub struct Resolved {
     pub trail: Vec<Hop>,
 }
 
+impl Resolved {
+    /// Where the request's own names begin, by every path that leads there: what was asked for, each name on the way, the
+    /// content path at the end, in this order.
+    pub fn starts(&self, asked: &ContentPath) -> Vec<ContentPath> {
+        let start = |namespace: &Namespace, segments: &[String]| ContentPath {
+            namespace: namespace.clone(),
+            segments: segments.to_vec(),
+            trailing_slash: false,
+        };
+        let mut starts = vec![start(&asked.namespace, &[])];
+        let mut below: Vec<String> = Vec::new();
+        for hop in &self.trail {
+            let mut segments = hop.path.segments.clone();
+            segments.append(&mut below);
+            starts.push(start(&hop.path.namespace, &segments));
+            below = segments;
+        }
+        starts
+    }
+}
+
 #[derive(Debug, Error)]
 pub enum StartError {
     #[error(transparent)]

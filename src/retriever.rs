@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::blockstore::{Blockstore, Hit, StoreError, Tier};
-use crate::denylist::Denied;
+use crate::denylist::{Denied, Denylists};
 use crate::exchange::Exchange;
 use crate::ipld::{Block, Cid};
 use crate::record::{Phase, Policy, RetrievalEvent, Transport};
@@ -180,6 +180,11 @@ pub trait LocalBlocks: Send + Sync + 'static {
     /// Whether this block is neither fetched nor handed out, wherever it comes from.
     fn denied(&self, _: &Cid) -> Option<Denied> {
         None
+    }
+
+    /// What is refused here, names and paths included.
+    fn denylists(&self) -> Denylists {
+        Denylists::default()
     }
 
     /// Changes when a block was removed on purpose, so that whoever keeps bytes of blocks lets go of them.

@@ -12,7 +12,8 @@ use super::State;
 use super::extract::{CidInPath, Query, fresh};
 use super::problem::Problem;
 use crate::explain::{self, ExplainError, Explanation, Question};
-use crate::ipld::ContentPath;
+use crate::ipld::path::{ContentPath, Namespace};
+use crate::names::Name;
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -22,6 +23,9 @@ pub struct Asked {
     // No maxLength: who tests the document by a longer one meets the limit of the whole head (431) first.
     #[param(example = "docs/readme.md")]
     path: Option<String>,
+    /// The name that led to the CID and to the beginning of the path: what denylists say of it, and of the names that it leads through, counts too.
+    #[param(example = "docs.example.org")]
+    name: Option<String>,
     /// Patience in seconds, with routers and with peers. 10 if it is not given.
     #[param(minimum = 1, maximum = 60)]
     timeout_s: Option<u64>,
@@ -39,7 +43,7 @@ pub struct Asked {
     params(("cid" = String, Path, description = "A CID of any version"), Asked),
     responses(
         (status = 200, body = Explanation),
-        (status = 404, description = "The path leads nowhere within content that is here."),
+        (status = 404, description = "The path leads nowhere within content that is here, or nobody knows the name."),
     )
 )]
 pub async fn explain(
@@ -47,7 +51,11 @@ pub async fn explain(
     CidInPath(root): CidInPath,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Problem> {
-    let question = asked.question(root)?;
+    let name = asked.name.clone();
+    let mut question = asked.question(root)?;
+    if let Some(name) = name {
+        question.named = named(&state, &name, &question).await?;
+    }
     let answer = explain::explain(&state.retriever, &state.blocks, &question).await?;
     Ok(fresh(StatusCode::OK, answer))
 }
@@ -68,8 +76,24 @@ impl Asked {
                 .map(|path| path.segments)
                 .map_err(|error| Problem::parameter("path", error.to_string()))?,
         };
-        Ok(Question { root, path, timeout: Duration::from_secs(seconds), max_providers })
+        Ok(Question { root, path, named: Vec::new(), timeout: Duration::from_secs(seconds), max_providers })
     }
+}
+
+/// What is asked for, under every name on the way of `name`.
+async fn named(state: &State, name: &str, question: &Question) -> Result<Vec<ContentPath>, Problem> {
+    let name: Name = name.parse()?;
+    let resolved = state.names.resolve(&name).await?;
+    let below = match resolved.path.cid() {
+        Some(root) if *root == question.root => question.path.strip_prefix(&*resolved.path.segments),
+        _ => None,
+    };
+    let below = below.ok_or_else(|| Problem::parameter("name", format!("{name} leads to {}", resolved.path)))?;
+    let asked =
+        ContentPath { namespace: Namespace::Ipns(name.to_string()), segments: Vec::new(), trailing_slash: false };
+    let mut paths = resolved.starts(&asked);
+    paths.iter_mut().for_each(|path| path.segments.extend_from_slice(below));
+    Ok(paths)
 }
 
 impl From<ExplainError> for Problem {

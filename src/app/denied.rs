@@ -42,6 +42,10 @@ impl LocalBlocks for Allowed {
         self.denylists.cid(cid)
     }
 
+    fn denylists(&self) -> Denylists {
+        self.denylists.clone()
+    }
+
     fn removals(&self) -> u64 {
         self.blocks.removals()
     }

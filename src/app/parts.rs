@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use super::token::Check;
 use super::{Routers, StartError};
-use crate::blockstore::{self, Blocks};
+use crate::blockstore::{self, Blocks, Blockstore};
 use crate::config::Settings;
 use crate::db::{self, Database};
 use crate::exchange::Exchange;
@@ -197,7 +197,7 @@ pub fn names(
 
 /// What `/routing/v1` answers from. Configured peers and those of the local network are asked for everything by the
 /// retriever; nobody said that they have it, so they are not named to others.
-pub fn routing_v1(routers: &Routers, blocks: &Arc<Blocks>, node: Option<&p2p::Client>) -> gateway::Routing {
+pub fn routing_v1(routers: &Routers, blocks: Arc<dyn Blockstore>, node: Option<&p2p::Client>) -> gateway::Routing {
     let known = |kind| matches!(kind, RouterKind::Delegated | RouterKind::Dht);
     let own = node.cloned().map(|node| {
         let own: gateway::OwnAddresses = Arc::new(move || {
@@ -209,7 +209,7 @@ pub fn routing_v1(routers: &Routers, blocks: &Arc<Blocks>, node: Option<&p2p::Cl
     gateway::Routing {
         content: routers.content.iter().filter(|router| known(router.kind())).cloned().collect(),
         peers: routers.peers.clone(),
-        blocks: blocks.clone(),
+        blocks,
         own,
     }
 }

@@ -44,6 +44,7 @@ pub async fn explain(common: &Common, args: ContentArgs) -> Result<(), CliError>
 }
 
 async fn ask(connection: &Connection, path: ContentPath, timeout: Duration) -> Result<Value, CliError> {
+    let mut named = String::new();
     let path = match &path.namespace {
         Namespace::Ipfs(_) => path,
         Namespace::Ipns(name) => {
@@ -51,12 +52,14 @@ async fn ask(connection: &Connection, path: ContentPath, timeout: Duration) -> R
             let resolved: Value = connection.json(connection.api(Method::GET, &format!("names/{name}"))).await?;
             let mut to = ContentPath::parse_text(text(&resolved, "path")).map_err(CliError::failed)?;
             to.segments.extend(path.segments);
+            named = format!("&name={name}");
             to
         }
     };
     let root = path.cid().ok_or_else(|| CliError::failed("the name leads to no CID"))?;
     let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
     let mut query = format!("explain/{root}?timeout_s={}", seconds.max(1));
+    query.push_str(&named);
     if !path.segments.is_empty() {
         query.push_str(&format!("&path={}", utf8_percent_encode(&path.segments.join("/"), NON_ALPHANUMERIC)));
     }

@@ -22,6 +22,7 @@ use super::directory::{DirectoryError, Entries};
 use super::export::{NameError, check_name};
 use super::reader::{FileReader, ReadError, file_size};
 use super::resolver::{NodeKind, Resolved};
+use crate::denylist::{Judge, Refused};
 use crate::ipld::Cid;
 use crate::ipld::unixfs::Mtime;
 use crate::retriever::{FetchError, Session};
@@ -57,6 +58,9 @@ pub enum ArchiveError {
     TooLarge,
     #[error("the path of an entry, {shown:?}, is over {MAX_PATH} bytes long")]
     PathTooLong { shown: String },
+    /// An entry whose path is refused.
+    #[error(transparent)]
+    Denied(#[from] Refused),
     #[error(transparent)]
     Fetch(#[from] FetchError),
     #[error(transparent)]
@@ -94,8 +98,9 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// The archive of what `resolved` names, in one folder (or as one file) called after its CID.
-    pub fn new(session: Session, resolved: &Resolved, kind: ArchiveKind) -> Self {
+    /// The archive of what `resolved` names, in one folder (or as one file) called after its CID. `judge` stands there, and
+    /// is asked about each entry.
+    pub fn new(session: Session, resolved: &Resolved, kind: ArchiveKind, judge: Judge) -> Self {
         let (sender, chunks) = mpsc::channel(1);
         let root = resolved.clone();
         let writing = Box::pin(async move {
@@ -103,7 +108,7 @@ impl Archive {
                 ArchiveKind::Tar => Writer { format: Format::Tar, out: sender },
                 ArchiveKind::Zip => Writer { format: Format::Zip(zip::Zip::default()), out: sender },
             };
-            write(&session, root, &mut writer).await
+            write(&session, root, judge, &mut writer).await
         });
         Self { writing: Some(writing), chunks, failed: None }
     }
@@ -139,7 +144,7 @@ impl std::fmt::Debug for Archive {
     }
 }
 
-async fn write(session: &Session, root: Resolved, writer: &mut Writer) -> Result<(), ArchiveError> {
+async fn write(session: &Session, root: Resolved, mut judge: Judge, writer: &mut Writer) -> Result<(), ArchiveError> {
     let top = root.cid.to_string();
     let mut places = Places { entries: 0, symlinks: HashSet::new() };
     let mut open: Vec<(Entries, Vec<String>)> = Vec::new();
@@ -164,19 +169,26 @@ async fn write(session: &Session, root: Resolved, writer: &mut Writer) -> Result
                         return Err(ArchiveError::TooDeep { cid: node.cid });
                     }
                     writer.entry(head(Kind::Directory)).await;
+                    judge.is_cid(&node.cid);
                     open.push((Entries::new(session.clone(), &node.block)?, place));
+                    // What follows is below it.
+                    continue;
                 }
                 NodeKind::Other { .. } => return Err(ArchiveError::NotUnixFs { cid: node.cid }),
             }
+            judge.leave();
         }
         let Some((entries, folder)) = open.last_mut() else { break };
         match entries.next().await {
             None => {
                 open.pop();
+                judge.leave();
             }
             Some(entry) => {
                 let entry = entry?;
                 let place = join(folder, &entry.name)?;
+                judge.enter(&entry.name);
+                judge.verdict()?;
                 next = Some((Resolved::of_block(session.fetch(&entry.cid).await?), place));
             }
         }

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::resolver::{NodeKind, Resolved};
 use super::walk::{DEFAULT_MAX_SEEN, Follow, Walk, WalkError, WalkOptions};
+use crate::denylist::Judge;
 use crate::ipld::{Block, HashCode, car};
 use crate::retriever::Session;
 
@@ -108,6 +109,11 @@ impl CarStream {
     /// Blocks written so far.
     pub fn blocks(&self) -> u64 {
         self.blocks
+    }
+
+    /// Asks `judge`, which stands at the end of the path, about each entry that the walk meets.
+    pub fn judged(self, judge: Judge) -> Self {
+        Self { walk: self.walk.judged(judge), ..self }
     }
 
     fn write(&mut self, block: &Block) {

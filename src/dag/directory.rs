@@ -70,9 +70,12 @@ pub async fn find(session: &Session, root: &Block, name: &str) -> Result<Option<
     }
 }
 
+/// The name of the page that stands for a directory.
+pub const INDEX: &str = "index.html";
+
 /// The directory's `index.html`, if it has one.
 pub async fn index_html(session: &Session, root: &Block) -> Result<Option<Entry>, DirectoryError> {
-    find(session, root, "index.html").await
+    find(session, root, INDEX).await
 }
 
 /// Like [`find`]; adds every block that was read, `root` first, to `way`.

@@ -1,5 +1,6 @@
 //! Depth-first walks over a graph, iterative and with bounded memory: refs, recursive pins, CARs.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,7 +10,9 @@ use futures::stream::Stream;
 use thiserror::Error;
 
 use super::MAX_DEPTH;
+use super::places::{self, MAX_NAMES, Place};
 use super::seen::{Novelty, Seen};
+use crate::denylist::{Judge, Refused};
 use crate::ipld::codec::{self, CodecError};
 use crate::ipld::unixfs::{self, HamtEntry, Node};
 use crate::ipld::{Block, Cid, MAX_BLOCK_SIZE};
@@ -28,11 +31,14 @@ const LOOK_AHEAD: usize = 1024;
 pub enum WalkError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// An entry whose path is refused.
+    #[error(transparent)]
+    Denied(#[from] Refused),
     #[error("{cid} is malformed: {error}")]
     Malformed { cid: Cid, error: CodecError },
     #[error("{cid} is more than {MAX_DEPTH} blocks deep")]
     DepthLimit { cid: Cid },
-    #[error("more than {MAX_PENDING} links wait to be followed at {cid}")]
+    #[error("more than {MAX_PENDING} links or {MAX_NAMES} bytes of names wait to be followed at {cid}")]
     TooWide { cid: Cid },
     #[error("the graph has more than {limit} distinct blocks")]
     TooManyBlocks { limit: usize },
@@ -92,6 +98,10 @@ pub struct Walk {
     fetching: Option<(Pending, BoxFuture<'static, Result<Block, FetchError>>)>,
     seen: Seen,
     outstanding: u64,
+    /// Stands at the root; `None`: no rule is about a path.
+    judge: Option<Judge>,
+    /// Bytes of the names in `pending`.
+    names: usize,
     failed: bool,
 }
 
@@ -103,6 +113,8 @@ struct Pending {
     size: Option<u64>,
     /// Bytes charged to the read-ahead; `None`: not asked for.
     charge: Option<u64>,
+    /// `None`: it is not known, or of no concern.
+    place: Option<Place>,
 }
 
 /// What a block is to the entity that is walked.
@@ -124,8 +136,24 @@ impl Walk {
         // A walk over a range remembers up to two things of a block: that it was shown, and that it was done.
         let roles = if matches!(options.follow, Follow::Entity(Some(_))) { 2 } else { 1 };
         let seen = Seen::new(options.max_seen.saturating_mul(roles));
-        let root = Pending { cid: root, depth: 0, part: Part::Root, size: None, charge: None };
-        Self { session, options, pending: vec![root], fetching: None, seen, outstanding: 0, failed: false }
+        let place = Some(Place::default());
+        let root = Pending { cid: root, depth: 0, part: Part::Root, size: None, charge: None, place };
+        Self {
+            session,
+            options,
+            pending: vec![root],
+            fetching: None,
+            seen,
+            outstanding: 0,
+            judge: None,
+            names: 0,
+            failed: false,
+        }
+    }
+
+    /// Asks `judge`, which stands at the root, about each entry of a directory when all links are followed.
+    pub(super) fn judged(self, judge: Judge) -> Self {
+        Self { judge: Some(judge).filter(Judge::has_paths), ..self }
     }
 
     /// Blocks that the consumer has already: they are not visited when the walk is `unique`.
@@ -142,6 +170,7 @@ impl Walk {
                 self.plan();
                 let Some(next) = self.pending.pop() else { return Poll::Ready(None) };
                 self.outstanding -= next.charge.unwrap_or(0);
+                self.names -= next.place.as_ref().map_or(0, Place::size);
                 if !self.options.fetch_leaves && next.cid.codec() == codec::RAW {
                     match self.admit(&next) {
                         Ok(true) => {
@@ -176,7 +205,7 @@ impl Walk {
     fn fail(&mut self, error: WalkError) -> Poll<Option<Result<Visit, WalkError>>> {
         self.failed = true;
         self.pending.clear();
-        self.outstanding = 0;
+        (self.outstanding, self.names) = (0, 0);
         Poll::Ready(Some(Err(error)))
     }
 
@@ -218,9 +247,11 @@ impl Walk {
         if next.depth + 1 >= MAX_DEPTH {
             return Err(WalkError::DepthLimit { cid: next.cid });
         }
-        if self.pending.len() + children.len() > MAX_PENDING {
+        let names: usize = children.iter().flat_map(|child| &child.place).map(Place::size).sum();
+        if self.pending.len() + children.len() > MAX_PENDING || self.names + names > MAX_NAMES {
             return Err(WalkError::TooWide { cid: next.cid });
         }
+        self.names += names;
         children.reverse();
         self.pending.append(&mut children);
         Ok(())
@@ -228,12 +259,17 @@ impl Walk {
 
     fn children(&self, next: &Pending, block: &Block) -> Result<Vec<Pending>, WalkError> {
         let depth = next.depth + 1;
-        let child = |cid, part, size| Pending { cid, depth, part, size, charge: None };
+        let child = |cid, part, size| Pending { cid, depth, part, size, charge: None, place: None };
         let range = match &self.options.follow {
             Follow::Nothing => return Ok(Vec::new()),
             Follow::All => {
                 let links = codec::links(block).map_err(|error| WalkError::Malformed { cid: next.cid, error })?;
-                return Ok(links.into_iter().map(|cid| child(cid, Part::Any, None)).collect());
+                let places = match (&self.judge, &next.place) {
+                    (Some(judge), Some(place)) => places::below(judge, place, block)?,
+                    _ => HashMap::new(),
+                };
+                let at = |cid: Cid| Pending { place: places.get(&cid).cloned(), ..child(cid, Part::Any, None) };
+                return Ok(links.into_iter().map(at).collect());
             }
             Follow::Entity(range) => range.clone().unwrap_or(0..u64::MAX),
         };

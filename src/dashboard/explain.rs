@@ -121,7 +121,7 @@ pub async fn page(Extract(state): Extract<State>, Path(text): Path<String>, Quer
         return html(StatusCode::BAD_REQUEST, shown, Some("timeout_s is 1 to 60 seconds.".to_owned()), None);
     };
     let timeout = Duration::from_secs(seconds);
-    let question = Question { root, path, timeout, max_providers: explain::DEFAULT_PROVIDERS };
+    let question = Question { root, path, named: Vec::new(), timeout, max_providers: explain::DEFAULT_PROVIDERS };
     match explain::explain(&state.retriever, &state.host.blocks, &question).await {
         Ok(answer) => html(StatusCode::OK, shown, None, Some(View::of(&state, &question, &answer))),
         Err(error) => {

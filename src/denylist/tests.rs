@@ -6,7 +6,7 @@ use rstest::rstest;
 
 use super::*;
 
-fn rules(text: &str) -> Rules {
+pub(super) fn rules(text: &str) -> Rules {
     let mut rules = Rules::default();
     parse::read(text.as_bytes(), |item| rules.add(item)).unwrap();
     rules

@@ -14,7 +14,7 @@ use super::redirects::RedirectsError;
 use crate::blockstore::StoreError;
 use crate::dag::archive::ArchiveError;
 use crate::dag::{CarError, DirectoryError, ReadError, ResolveError, WalkError};
-use crate::denylist::Denied;
+use crate::denylist::{Denied, Refused};
 use crate::ipld::path::PathError;
 use crate::ipld::unixfs::UnixFsError;
 use crate::ipld::{Cid, codec};
@@ -43,8 +43,8 @@ pub enum GatewayError {
     RedirectsFile(Box<GatewayError>),
     #[error("_redirects serves {to:?} for this path, and that is not a file of the site")]
     RedirectsTarget { to: String },
-    #[error("{path} is not served here: a denylist names it")]
-    Denied { path: String, denied: Denied },
+    #[error(transparent)]
+    Denied(#[from] Refused),
     #[error("there is nothing at this address; content is under /ipfs/ and /ipns/")]
     NoRoute,
     #[error("only GET, HEAD and OPTIONS are answered here")]
@@ -178,7 +178,7 @@ impl GatewayError {
             Self::RedirectsTarget { .. } => {
                 Fault::new(StatusCode::NOT_FOUND, "no_link").ended(Outcome::NotFound).at(Phase::Resolve)
             }
-            Self::Denied { denied, .. } => refused(*denied),
+            Self::Denied(Refused { denied, .. }) => refused(*denied),
             Self::Format(FormatError::Parameter { .. }) => Fault::new(StatusCode::BAD_REQUEST, "bad_parameter"),
             Self::Format(_) => Fault::new(StatusCode::NOT_ACCEPTABLE, "bad_format"),
             Self::NoRoute => Fault::new(StatusCode::NOT_FOUND, "no_route"),
@@ -217,6 +217,7 @@ impl GatewayError {
 
 fn archive(error: &ArchiveError) -> Fault {
     match error {
+        ArchiveError::Denied(Refused { denied, .. }) => refused(*denied),
         ArchiveError::Fetch(error) => fetch(error),
         ArchiveError::Read(error) => read(error),
         ArchiveError::Directory(error) => directory(error),
@@ -285,7 +286,7 @@ fn resolve(error: &ResolveError) -> Fault {
 }
 
 /// 410, or 451 where the list says that the law is the reason (path-gateway specification).
-fn refused(denied: Denied) -> Fault {
+pub(super) fn refused(denied: Denied) -> Fault {
     match denied.legal {
         true => Fault::new(StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, "denied_legal"),
         false => Fault::new(StatusCode::GONE, "denied"),
@@ -312,6 +313,7 @@ fn directory(error: &DirectoryError) -> Fault {
 
 fn walk(error: &WalkError) -> Fault {
     match error {
+        WalkError::Denied(Refused { denied, .. }) => refused(*denied),
         WalkError::Fetch(error) => fetch(error),
         _ => malformed(),
     }

@@ -21,6 +21,7 @@ use super::origin::Place;
 use super::{Gateway, headers, page, problem, respond, warm};
 use crate::dag;
 use crate::dag::archive::ArchiveKind;
+use crate::denylist::Judge;
 use crate::ipld::path::{ContentPath, PathError};
 use crate::ipld::unixfs::UnixFsError;
 use crate::ipld::{Cid, codec};
@@ -46,6 +47,8 @@ pub(super) struct Ask {
     /// Where it leads: the same, or the `/ipfs/` path of a name.
     pub(super) target: ContentPath,
     pub(super) root: Cid,
+    /// Where the path's own names begin, by every path that leads there; the last one is the content path.
+    starts: Vec<ContentPath>,
     pub(super) place: Place,
     /// Of an `/ipns/` path.
     pub(super) mutable: Option<Mutable>,
@@ -62,6 +65,8 @@ pub(super) struct Visit<'a> {
     pub(super) ask: &'a Ask,
     pub(super) gateway: &'a Gateway,
     pub(super) session: Session,
+    /// Says whether the lists refuse what the path leads to, or what lies below.
+    pub(super) judge: Judge,
     /// Taken by the answer whose body goes on after the handler.
     guard: Option<Guard>,
     resolved_after: Option<Duration>,
@@ -89,8 +94,10 @@ pub(super) async fn content(
     if place.is_top(uri.path()) && headers.get("service-worker").is_some_and(|value| value == "script") {
         return refuse(&GatewayError::ServiceWorker, &method, &headers, &info);
     }
-    if let Some(error) = denied(&gateway, ContentPath::parse(uri.path()).ok().as_ref()) {
-        return refuse_at(&place, &error, &method, &headers, &info);
+    // Before anything is looked for, names included.
+    let asked = Judge::new(&gateway.state.denylists, ContentPath::parse(uri.path()));
+    if let Err(refused) = asked.verdict() {
+        return refuse_at(&place, &refused.into(), &method, &headers, &info);
     }
     let mut target = None;
     if uri.path().starts_with("/ipns/") {
@@ -102,19 +109,21 @@ pub(super) async fn content(
             }
         }
     }
-    let (target, permit) = target.map(|Target { path, mutable, permit }| ((path, mutable), permit)).unzip();
+    let split = |Target { path, starts, mutable, permit }| ((path, starts, mutable), permit);
+    let (target, permit) = target.map(split).unzip();
     let ask = match Ask::read(&gateway, method, uri, headers, info, target, place.clone()) {
         Ok(ask) => ask,
         Err((error, method, headers, info)) => return refuse_at(&place, &error, &method, &headers, &info),
     };
-    if let Some(error) = denied(&gateway, Some(&ask.target)) {
-        return refuse_at(&place, &error, &ask.method, &ask.headers, &ask.info);
+    let judge = ask.judge(&gateway, &ask.path.segments);
+    if let Err(refused) = judge.verdict() {
+        return refuse_at(&place, &refused.into(), &ask.method, &ask.headers, &ask.info);
     }
     let label = FormatLabel(ask.negotiated.format.name());
-    let mut reply = match known_by_the_client(&ask) {
+    let mut reply = match known_by_the_client(&ask, &judge) {
         Some(etag) => ask.not_modified(&etag),
         None => match permit.map_or_else(|| gateway.permits.clone().try_acquire_owned(), Ok) {
-            Ok(permit) => visit(&gateway, &ask, permit).await,
+            Ok(permit) => visit(&gateway, &ask, judge, permit).await,
             Err(_) => {
                 gateway.counts.hit(Limits::ConcurrentRequests);
                 refuse_at(&place, &GatewayError::Busy, &ask.method, &ask.headers, &ask.info)
@@ -166,10 +175,13 @@ impl Ask {
         uri: Uri,
         headers: HeaderMap,
         info: RequestInfo,
-        target: Option<(ContentPath, Mutable)>,
+        target: Option<(ContentPath, Vec<ContentPath>, Mutable)>,
         place: Place,
     ) -> Result<Self, (GatewayError, Method, HeaderMap, RequestInfo)> {
-        let (target, mutable) = target.unzip();
+        let (target, starts, mutable) = match target {
+            Some((target, starts, mutable)) => (Some(target), Some(starts), Some(mutable)),
+            None => (None, None, None),
+        };
         let parsed = ContentPath::parse(uri.path())
             .and_then(|path| {
                 let target = target.unwrap_or_else(|| path.clone());
@@ -194,6 +206,7 @@ impl Ask {
             path,
             target,
             root,
+            starts: starts.unwrap_or_else(|| vec![ContentPath::of(root)]),
             place,
             mutable,
             negotiated,
@@ -217,6 +230,13 @@ impl Ask {
     /// The segments that lead from the root of the graph to that of the site: some where a name stands for a path.
     pub(super) fn site(&self) -> &[String] {
         &self.target.segments[..self.target.segments.len().saturating_sub(self.path.segments.len())]
+    }
+
+    /// At what `names` lead to from where the site begins.
+    pub(super) fn judge(&self, gateway: &Gateway, names: &[String]) -> Judge {
+        let mut judge = Judge::new(&gateway.state.denylists, self.starts.iter().cloned());
+        names.iter().for_each(|name| judge.enter(name));
+        judge
     }
 
     pub(super) fn is_head(&self) -> bool {
@@ -251,7 +271,7 @@ impl Ask {
     }
 }
 
-async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphorePermit) -> Reply {
+async fn visit(gateway: &Gateway, ask: &Ask, judge: Judge, permit: tokio::sync::OwnedSemaphorePermit) -> Reply {
     let local_only = ask.only_if_cached || gateway.reach == Reach::Local;
     let options = SessionOptions { policy: ask.policy, local_only };
     let session = gateway.state.retriever.session(ask.root, options);
@@ -265,7 +285,7 @@ async fn visit(gateway: &Gateway, ask: &Ask, permit: tokio::sync::OwnedSemaphore
         wait.began(id, session.watch());
     }
     let mut visit =
-        Visit { ask, gateway, session, guard: Some(guard), resolved_after: None, served_as: None, most: None };
+        Visit { ask, gateway, session, judge, guard: Some(guard), resolved_after: None, served_as: None, most: None };
 
     let limit = gateway.state.config.first_byte_timeout;
     let limit = if limit.is_zero() { NO_LIMIT } else { limit + RETRIEVER_SPEAKS_FIRST };
@@ -293,6 +313,8 @@ async fn answer(visit: &mut Visit<'_>) -> Result<Reply, GatewayError> {
         Ok(way) => way,
         Err(error) => return respond::redirects::respond(visit, error).await,
     };
+    visit.judge.passed(&way.roots);
+    visit.judge.verdict()?;
     let resolved = way.fetch(&visit.session).await?;
     visit.resolved_after = Some(visit.ask.info.started.elapsed());
     match visit.ask.negotiated.format {
@@ -467,8 +489,9 @@ impl Visit<'_> {
 }
 
 /// Validators that the client can only have from this address, so that no look at the content is needed.
-fn known_by_the_client(ask: &Ask) -> Option<String> {
-    if ask.conditional.is_empty() {
+fn known_by_the_client(ask: &Ask, judge: &Judge) -> Option<String> {
+    // A refused index page must be told from the listing of a directory that has none.
+    if ask.conditional.is_empty() || judge.verdict_below(dag::directory::INDEX).is_err() {
         return None;
     }
     validators(ask).into_iter().find(|etag| ask.conditional.has(etag))
@@ -515,13 +538,6 @@ fn not_modified(ask: &Ask, etag: &str) -> Reply {
         out.insert(VARY, headers::ACCEPT_VARIES);
     }
     reply
-}
-
-/// What a denylist says about the address, before anything is looked for.
-fn denied(gateway: &Gateway, path: Option<&ContentPath>) -> Option<GatewayError> {
-    let path = path?;
-    let denied = gateway.state.denylists.path(path)?;
-    Some(GatewayError::Denied { path: path.to_string(), denied })
 }
 
 /// `/ipfs/ipfs/CID` and its like, which people make by pasting a path behind a prefix: what they mean.

@@ -25,6 +25,8 @@ const STALE_LISTING: &str = ", stale-while-revalidate=2678400";
 pub(super) struct Target {
     /// An `/ipfs/` path.
     pub(super) path: ContentPath,
+    /// Where the site begins, by every path that leads there.
+    pub(super) starts: Vec<ContentPath>,
     pub(super) mutable: Mutable,
     /// The request's place among the concurrent ones.
     pub(super) permit: OwnedSemaphorePermit,
@@ -97,7 +99,9 @@ pub(super) async fn enter(
         return Err(reply);
     }
     match tokio::time::timeout(limit, gateway.state.names.resolve_path(&path, reach)).await {
-        Ok(Ok(resolved)) => Ok(Target { mutable: Mutable::of(&resolved), path: resolved.path, permit }),
+        Ok(Ok(resolved)) => {
+            Ok(Target { mutable: Mutable::of(&resolved), starts: resolved.starts(&path), path: resolved.path, permit })
+        }
         Ok(Err(error)) => Err(refuse(&error.into())),
         Err(_) => {
             gateway.counts.hit(Limits::FirstByte);

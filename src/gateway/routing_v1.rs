@@ -32,7 +32,9 @@ use super::middleware::FormatLabel;
 use super::respond::ipns_record::{etag, set_age};
 use super::{Gateway, headers};
 use crate::blockstore::Blockstore;
+use crate::denylist::{Judge, Refused};
 use crate::ipld::ipns::{IpnsName, MAX_RECORD};
+use crate::ipld::path::{ContentPath, Namespace};
 use crate::ipld::{Cid, cid};
 use crate::names::{NameError, Reach};
 use crate::routing::{ContentRouter, PeerRouter, Provider, RouterKind, RoutingEvent, find_all};
@@ -69,7 +71,7 @@ pub struct Routing {
     /// Asked for providers: only those whose word is that a peer has the content.
     pub content: Vec<Arc<dyn ContentRouter>>,
     pub peers: Vec<Arc<dyn PeerRouter>>,
-    /// What is here is provided by us.
+    /// What is here and not refused is provided by us.
     pub blocks: Arc<dyn Blockstore>,
     /// `None`: nobody can dial us.
     pub own: Option<OwnAddresses>,
@@ -228,7 +230,7 @@ async fn ipns(State(gateway): Shared, Path(text): Path<String>, request: Request
 }
 
 async fn record(gateway: &Gateway, text: &str, asked: &HeaderMap) -> Result<Reply, Refusal> {
-    let name = ipns_name(text)?;
+    let name = allowed(gateway, ipns_name(text)?)?;
     if !accepts_record(asked) {
         return Err(refusal(StatusCode::NOT_ACCEPTABLE, format!("records are served as {IPNS_RECORD}")));
     }
@@ -265,7 +267,7 @@ async fn record(gateway: &Gateway, text: &str, asked: &HeaderMap) -> Result<Repl
 }
 
 async fn put_record(gateway: &Gateway, text: &str, request: Request) -> Result<Reply, Refusal> {
-    let name = ipns_name(text)?;
+    let name = allowed(gateway, ipns_name(text)?)?;
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(IPNS_RECORD) {
         return Err(refusal(StatusCode::NOT_ACCEPTABLE, format!("records are taken as {IPNS_RECORD}")));
@@ -285,6 +287,16 @@ fn ipns_name(text: &str) -> Result<IpnsName, Refusal> {
     text.parse().map_err(|error: crate::ipld::ipns::NameSyntaxError| {
         refusal(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
     })
+}
+
+/// The name, unless a denylist names it.
+fn allowed(gateway: &Gateway, name: IpnsName) -> Result<IpnsName, Refusal> {
+    let namespace = Namespace::Ipns(name.to_string());
+    let path = ContentPath { namespace, segments: Vec::new(), trailing_slash: false };
+    let verdict = Judge::new(&gateway.state.denylists, [path]).verdict();
+    verdict
+        .map(|()| name)
+        .map_err(|error: Refused| refusal(super::error::refused(error.denied).status, error.to_string()))
 }
 
 fn name_refusal(error: &NameError) -> Refusal {

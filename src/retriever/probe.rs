@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Retriever;
-use crate::denylist::Denied;
+use crate::denylist::{Denied, Denylists};
 use crate::exchange::{ConnectError, Exchange, ExchangeEvent, Want, WantKind};
 use crate::ipld::{Cid, Multihash};
 use crate::record::Transport;
@@ -297,6 +297,11 @@ impl Retriever {
     /// Whether this block is refused here.
     pub fn denied(&self, cid: &Cid) -> Option<Denied> {
         self.core.blocks.denied(cid)
+    }
+
+    /// What is refused here, names and paths included.
+    pub fn denylists(&self) -> Denylists {
+        self.core.blocks.denylists()
     }
 
     /// Asks who has the block. See the module. Cancel safe: dropping the future ends the probe.

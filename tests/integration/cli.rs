@@ -341,4 +341,19 @@ fn explain_says_who_has_it_and_its_exit_code_says_the_same() {
     fs::write(&list, format!("version: 1\n---\n/ipfs/{NOWHERE}\n")).unwrap();
     let denied = command(&data).env("TIDEGATE_DENYLIST", &list).args(["explain", NOWHERE]).output().unwrap();
     assert_eq!(denied.status.code(), Some(5), "{}", String::from_utf8_lossy(&denied.stderr));
+    // By its path, and by a name on the way.
+    let map = format!("alias.example.org:/ipns/bad.example.org,bad.example.org:/ipfs/{NOWHERE}");
+    for (rule, asked, exit) in [
+        (format!("/ipfs/{NOWHERE}/a*"), format!("{NOWHERE}/ab"), 5),
+        (format!("/ipfs/{NOWHERE}/a*"), NOWHERE.to_owned(), 3),
+        ("/ipns/bad.example.org".to_owned(), "/ipns/alias.example.org".to_owned(), 5),
+        ("/ipns/bad.example.org/x".to_owned(), "/ipns/alias.example.org/x".to_owned(), 5),
+        ("/ipns/bad.example.org/x".to_owned(), "/ipns/alias.example.org".to_owned(), 3),
+    ] {
+        fs::write(&list, format!("{rule}\n")).unwrap();
+        let mut explain = command(&data);
+        explain.env("TIDEGATE_DENYLIST", &list).env("IPFS_NS_MAP", &map).args(["explain", &asked]);
+        let output = explain.output().unwrap();
+        assert_eq!(output.status.code(), Some(exit), "{rule} {asked}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }

@@ -2,6 +2,7 @@
 
 mod car_and_raw;
 mod denied;
+mod denied_paths;
 mod directories;
 mod errors;
 mod files;

@@ -6,6 +6,7 @@ mod blockstore;
 mod cli;
 mod dag;
 mod db;
+mod denied;
 mod discovery;
 mod explain;
 mod gateway;

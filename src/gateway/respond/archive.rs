@@ -53,7 +53,7 @@ pub(in super::super) async fn respond(
     if visit.ask.is_head() {
         return Ok(visit.reply(StatusCode::OK, out, futures::stream::empty::<Result<Bytes, ArchiveError>>(), None));
     }
-    let mut archive = Archive::new(visit.session.clone(), resolved, kind);
+    let mut archive = Archive::new(visit.session.clone(), resolved, kind, visit.judge.clone());
     let (mut first, mut bytes) = (Vec::new(), 0);
     while bytes < BEFORE_STATUS {
         let Some(chunk) = archive.next().await.transpose()? else { break };

@@ -46,7 +46,8 @@ pub(in super::super) async fn respond(
         dups: options.duplicates,
         ..CarParams::default()
     };
-    let mut stream: Peekable<CarStream> = CarStream::new(visit.session.clone(), resolved, &params).peekable();
+    let stream = CarStream::new(visit.session.clone(), resolved, &params).judged(visit.judge.clone());
+    let mut stream: Peekable<CarStream> = stream.peekable();
     if !visit.ask.is_head()
         && let Some(Err(error)) = Pin::new(&mut stream).peek().await
     {

@@ -153,6 +153,7 @@ pub(in super::super) async fn respond(
     }
     let json = is_json(visit.ask);
     if !json && let Some(index) = directory::index_html(&visit.session, &resolved.block).await? {
+        visit.judge.verdict_below(directory::INDEX)?;
         let etag = headers::etag(&resolved.cid);
         if let Some(reply) = visit.unchanged(&etag, None) {
             return Ok(reply);

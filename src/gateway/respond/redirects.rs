@@ -94,14 +94,21 @@ async fn serve(visit: &mut Visit<'_>, status: StatusCode, to: &str) -> Result<Re
     let target = ContentPath::parse(&format!("/ipns/site{to}")).map_err(|_| missing())?;
     let mut way = visit.ask.site().to_vec();
     way.extend(target.segments.iter().cloned());
+    // The file is another than the one that was asked for.
+    visit.judge = visit.ask.judge(visit.gateway, &target.segments);
+    visit.judge.verdict()?;
     let resolved = match dag::resolve_from(&visit.session, visit.ask.root, &way).await {
         Err(ResolveError::NoLink { .. } | ResolveError::NotUnixFs { .. }) => return Err(missing()),
-        resolved => resolved?.fetch(&visit.session).await?,
+        resolved => resolved?,
     };
+    visit.judge.passed(&resolved.roots);
+    visit.judge.verdict()?;
+    let resolved = resolved.fetch(&visit.session).await?;
     let (block, name) = match &resolved.kind {
         NodeKind::File { .. } => (resolved.block.clone(), target.segments.last().cloned()),
         _ if resolved.is_directory() => {
             let index = directory::index_html(&visit.session, &resolved.block).await?.ok_or_else(missing)?;
+            visit.judge.verdict_below(directory::INDEX)?;
             (visit.session.fetch(&index.cid).await?, Some("index.html".to_owned()))
         }
         _ => return Err(missing()),

@@ -48,7 +48,7 @@ pub fn rules(lines: &str) -> Rules {
 }
 
 /// The same blocks behind denylists.
-fn listed(world: World, lines: &str, map: &str) -> (World, Denylists) {
+pub fn listed(world: World, lines: &str, map: &str) -> (World, Denylists) {
     let lists = Denylists::default();
     lists.replace(rules(lines));
     let blocks = Arc::new(Listed { store: world.store.clone(), lists: lists.clone() });
@@ -66,7 +66,7 @@ fn listed(world: World, lines: &str, map: &str) -> (World, Denylists) {
     (World { router: gateway::router(state, &metrics), metrics, ..world }, lists)
 }
 
-async fn at(world: &World, host: &str, path: &str) -> Answer {
+pub async fn at(world: &World, host: &str, path: &str) -> Answer {
     world.ask("GET", path, &[("host", host)]).await
 }
 
