@@ -32,7 +32,7 @@ use super::middleware::FormatLabel;
 use super::respond::ipns_record::{etag, set_age};
 use super::{Gateway, headers};
 use crate::blockstore::Blockstore;
-use crate::denylist::{Judge, Refused};
+use crate::denylist::Judge;
 use crate::ipld::ipns::{IpnsName, MAX_RECORD};
 use crate::ipld::path::{ContentPath, Namespace};
 use crate::ipld::{Cid, cid};
@@ -293,10 +293,10 @@ fn ipns_name(text: &str) -> Result<IpnsName, Refusal> {
 fn allowed(gateway: &Gateway, name: IpnsName) -> Result<IpnsName, Refusal> {
     let namespace = Namespace::Ipns(name.to_string());
     let path = ContentPath { namespace, segments: Vec::new(), trailing_slash: false };
-    let verdict = Judge::new(&gateway.state.denylists, [path]).verdict();
-    verdict
-        .map(|()| name)
-        .map_err(|error: Refused| refusal(super::error::refused(error.denied).status, error.to_string()))
+    match Judge::new(&gateway.state.denylists, [path]).verdict() {
+        Ok(()) => Ok(name),
+        Err(refused) => Err(refusal(super::error::refused(refused.denied).status, refused.to_string())),
+    }
 }
 
 fn name_refusal(error: &NameError) -> Refusal {

@@ -32,14 +32,10 @@ async fn cids() -> (String, String) {
 }
 
 #[tokio::test]
-async fn bitswap_gives_no_peer_what_is_denied_and_nobody_is_told_that_it_is_here() {
+async fn bitswap_gives_no_peer_what_is_denied() {
     let (bad, good) = cids().await;
     let list = list(&format!("/ipfs/{bad}"));
-    let server = TestApp::start(|settings| {
-        settings.denylist = vec![list.path().to_owned()];
-        settings.routing_v1 = true;
-    })
-    .await;
+    let server = TestApp::start(|settings| settings.denylist = vec![list.path().to_owned()]).await;
     assert_eq!((server.add(text(1)).await, server.add(text(2)).await), (bad.clone(), good.clone()));
     let peers = server.peers();
     let seeker = TestApp::start(|settings| {
@@ -58,8 +54,21 @@ async fn bitswap_gives_no_peer_what_is_denied_and_nobody_is_told_that_it_is_here
         let says = providers.iter().any(|peer| peer["peer_id"] == server.peer_id() && peer["has"] == "yes");
         assert_eq!(says, has, "{told:#}");
     }
+    seeker.stop().await;
+    server.stop().await;
+}
 
-    // `/routing/v1` of the server names the server for the one and not for the other.
+#[tokio::test]
+async fn routing_v1_names_us_for_what_is_here_and_not_for_what_is_denied() {
+    let (bad, good) = cids().await;
+    let list = list(&format!("/ipfs/{bad}"));
+    let server = TestApp::start(|settings| {
+        settings.denylist = vec![list.path().to_owned()];
+        settings.routing_v1 = true;
+    })
+    .await;
+    server.add(text(1)).await;
+    server.add(text(2)).await;
     let providers = async |cid: &str| -> Vec<Value> {
         let answer = server.gateway(&format!("/routing/v1/providers/{cid}")).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
@@ -68,7 +77,6 @@ async fn bitswap_gives_no_peer_what_is_denied_and_nobody_is_told_that_it_is_here
     let named = providers(&good).await;
     assert_eq!(named[0]["ID"], server.peer_id());
     assert_eq!(providers(&bad).await, Vec::<Value>::new());
-    seeker.stop().await;
     server.stop().await;
 }
 
