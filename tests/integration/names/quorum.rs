@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
-use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use futures::channel::mpsc::{Receiver, Sender, channel};
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};
 use tidegate::ipld::ipns::IpnsName;
@@ -24,10 +24,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Longer than the test: only the quorum ends a search.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
+/// More than a test sends.
+const QUEUE: usize = 64;
+
 /// Gives what the test sends, and never ends by itself.
 struct Asked {
     kind: RouterKind,
-    records: Mutex<Option<UnboundedReceiver<Bytes>>>,
+    records: Mutex<Option<Receiver<Bytes>>>,
     state: Arc<State>,
 }
 
@@ -39,7 +42,7 @@ struct State {
 
 /// One query.
 struct Query {
-    records: UnboundedReceiver<Bytes>,
+    records: Receiver<Bytes>,
     state: Arc<State>,
 }
 
@@ -76,8 +79,8 @@ impl NameRouter for Asked {
     }
 }
 
-fn router(kind: RouterKind) -> (Arc<Asked>, UnboundedSender<Bytes>) {
-    let (send, records) = unbounded();
+fn router(kind: RouterKind) -> (Arc<Asked>, Sender<Bytes>) {
+    let (send, records) = channel(QUEUE);
     (Arc::new(Asked { kind, records: Mutex::new(Some(records)), state: Arc::default() }), send)
 }
 
@@ -101,7 +104,7 @@ async fn until(what: &str, done: impl Fn() -> bool) {
 #[tokio::test]
 async fn m3_9_3_a_search_ends_with_the_best_of_the_first_16_records_of_the_dht() {
     let (key, name) = new_key();
-    let (dht, send) = router(RouterKind::Dht);
+    let (dht, mut send) = router(RouterKind::Dht);
     let supervisor = Supervisor::new();
     let resolver = resolver(vec![dht.clone()], &supervisor);
     for n in 1..=40 {
@@ -112,7 +115,7 @@ async fn m3_9_3_a_search_ends_with_the_best_of_the_first_16_records_of_the_dht()
             _ => 1,
         };
         let record = signed(&key, &format!("/ipfs/bafkqaaa/{sequence}"), sequence, MINUTE);
-        send.unbounded_send(record.bytes().clone()).unwrap();
+        send.try_send(record.bytes().clone()).unwrap();
     }
     let resolved =
         tokio::time::timeout(PATIENCE, resolver.resolve(&Name::Key(name))).await.expect("the quorum ends it");
@@ -125,17 +128,17 @@ async fn m3_9_3_a_search_ends_with_the_best_of_the_first_16_records_of_the_dht()
 async fn neither_invalid_records_nor_those_of_others_than_the_dht_make_the_quorum() {
     let (key, name) = new_key();
     let (other, _) = new_key();
-    let ((dht, of_dht), (delegated, of_delegated)) = (router(RouterKind::Dht), router(RouterKind::Delegated));
+    let ((dht, mut of_dht), (delegated, mut of_delegated)) = (router(RouterKind::Dht), router(RouterKind::Delegated));
     let supervisor = Supervisor::new();
     let resolver = resolver(vec![dht.clone(), delegated.clone()], &supervisor);
     let right = signed(&key, "/ipfs/bafkqaaa", 1, MINUTE).bytes().clone();
     let wrong = signed(&other, "/ipfs/bafkqaaa", 9, MINUTE).bytes().clone();
     for _ in 0..20 {
-        of_dht.unbounded_send(wrong.clone()).unwrap();
-        of_delegated.unbounded_send(right.clone()).unwrap();
+        of_dht.try_send(wrong.clone()).unwrap();
+        of_delegated.try_send(right.clone()).unwrap();
     }
     for _ in 0..15 {
-        of_dht.unbounded_send(right.clone()).unwrap();
+        of_dht.try_send(right.clone()).unwrap();
     }
     let name = Name::Key(name);
     let ask = async { tokio::time::timeout(PATIENCE, resolver.resolve(&name)).await.expect("the quorum ends it") };
@@ -147,7 +150,7 @@ async fn neither_invalid_records_nor_those_of_others_than_the_dht_make_the_quoru
             tokio::task::yield_now().await;
         }
         let ended = dht.state.ended.load(Ordering::SeqCst);
-        of_dht.unbounded_send(right.clone()).unwrap();
+        of_dht.try_send(right.clone()).unwrap();
         ended
     };
     let (resolved, ended_before) = tokio::join!(ask, watch);
