@@ -29,7 +29,6 @@ pub mod units;
 pub mod db;
 pub mod http_peer;
 pub mod p2p;
-pub mod pages;
 
 pub mod names;
 pub mod retriever;

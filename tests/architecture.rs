@@ -11,7 +11,6 @@ const LAYERS: &[(&str, u32)] = &[
     ("denylist", 10),
     ("exchange", 10),
     ("listener", 10),
-    ("pages", 10),
     ("record", 10),
     ("routing", 10),
     ("stats", 10),

@@ -125,7 +125,6 @@ struct WarmMetrics {
     stale: Counter,
     filled: Counter,
     evicted: Counter,
-    unpaged: Counter,
     skipped: Family<Skipped, Counter>,
     entries: Gauge,
     bytes: Gauge,
@@ -342,10 +341,6 @@ impl WarmMetrics {
             ),
             filled: counter("gateway_answer_cache_filled", "Answers put into the cache of whole answers"),
             evicted: counter("gateway_answer_cache_evicted", "Whole answers that made room for others"),
-            unpaged: counter(
-                "gateway_answer_cache_unpaged",
-                "Answers of 16 KiB to 1 MiB kept where each sending copies them: too many files of memory, or none on this system",
-            ),
             skipped: metrics.register(
                 "gateway_answer_cache_skipped",
                 "Answers that were not kept whole: too large, too many bytes alive, or another was being kept",

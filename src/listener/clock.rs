@@ -271,21 +271,12 @@ pub(super) struct Watched<S> {
     stream: S,
     clock: Arc<Clock>,
     reset: fn(&S),
-    /// Sends what need not be copied; `None`: there is nothing of that kind in front.
-    send: Sending<S>,
 }
-
-pub(super) type Sending<S> = fn(&S, &mut Context<'_>, &[io::IoSlice<'_>]) -> Option<Poll<io::Result<usize>>>;
 
 impl<S> Watched<S> {
     /// `reset` makes the end of `stream` a reset instead of an orderly one, where dropping it does not do that.
     pub(super) fn new(stream: S, clock: Arc<Clock>, reset: fn(&S)) -> Self {
-        Self { stream, clock, reset, send: |_, _, _| None }
-    }
-
-    pub(super) fn sending(mut self, send: Sending<S>) -> Self {
-        self.send = send;
-        self
+        Self { stream, clock, reset }
     }
 
     fn note(&self, polled: &Poll<io::Result<usize>>) {
@@ -318,8 +309,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = (self.send)(&self.stream, cx, &[io::IoSlice::new(buf)])
-            .unwrap_or_else(|| Pin::new(&mut self.stream).poll_write(cx, buf));
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.note(&polled);
         polled
     }
@@ -329,8 +319,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = (self.send)(&self.stream, cx, bufs)
-            .unwrap_or_else(|| Pin::new(&mut self.stream).poll_write_vectored(cx, bufs));
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.note(&polled);
         polled
     }

@@ -30,8 +30,7 @@ where
 {
     let clock = Arc::new(Clock::new());
     // A reset instead of an orderly end, and nothing lingers in the kernel.
-    let watched = Watched::new(stream, clock.clone(), |stream: &TcpStream| _ = stream.set_zero_linger())
-        .sending(crate::pages::poll_send);
+    let watched = Watched::new(stream, clock.clone(), |stream| _ = stream.set_zero_linger());
     let peer = Remote::Address(peer);
     let Some(tls) = &server.options.tls else {
         return http(server, watched, &clock, peer, Secure(false)).await;

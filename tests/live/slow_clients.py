@@ -140,8 +140,8 @@ def one(server, mode, cid, middle, large):
             f"ended by the server: {ended}; slowhttptest: {results}; resident at most {memory:.0f} MB")
     assert not errors, f"{len(errors)} other requests failed: {errors[:5]}; {said}"
     assert len(times) > 100, f"the probes hardly ran: {said}"
-    # One in a thousand may wait for the machine; none for the attackers' deadline.
-    assert quantile(times, 0.999) < LIMIT_S and max(times) < 1.0, said
+    # One in a hundred may wait for the machine; none for the attackers' deadline.
+    assert quantile(times, 0.99) < LIMIT_S and max(times) < 1.0, said
     if mode == "header":
         for listener, reasons in ended.items():
             assert reasons.get("Header", 0) >= CONNECTIONS * 9 // 10, f"slow headers were not ended on {listener}: {said}"

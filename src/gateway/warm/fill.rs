@@ -13,7 +13,6 @@ use http::header::HeaderMap;
 use super::super::headers;
 use super::{ENTRY_OVERHEAD, Entry, Held, MAX_BLOCKS, MAX_UNANNOUNCED, Reason, Slot, Warm};
 use crate::ipld::{Block, Cid};
-use crate::pages;
 
 /// What is known of an answer besides its body.
 pub(in super::super) struct Facts<'a> {
@@ -97,12 +96,8 @@ impl Warm {
         reads: Vec<Block>,
     ) -> Option<Arc<Entry>> {
         let cache = self.cache.as_ref()?;
-        let body: Vec<Bytes> = body.iter().cloned().collect();
         let etag = facts.headers.get(http::header::ETAG)?.to_str().ok()?;
-        // A copy that is sent from its pages, if it becomes one.
-        let paged =
-            if usize::try_from(length).is_ok_and(|length| pages::LENGTHS.contains(&length)) { length } else { 0 };
-        let weight = bytes_behind(&body, &reads) + paged + (ENTRY_OVERHEAD + slot.key.len()) as u64;
+        let weight = bytes_behind(body, &reads) + (ENTRY_OVERHEAD + slot.key.len()) as u64;
         if weight > self.largest || reads.len() > MAX_BLOCKS || body.len() > MAX_BLOCKS {
             self.skip(Reason::Size);
             return None;
@@ -115,18 +110,11 @@ impl Warm {
             };
             held.add(more);
         }
-        let body = pages::copy_of(&body).map_or_else(
-            || {
-                self.metrics.unpaged.inc_by((paged > 0).into());
-                body
-            },
-            |paged| vec![paged],
-        );
         let entry = Arc::new(Entry {
             headers: template(facts.headers),
             etag: etag.to_owned(),
             modified: facts.modified,
-            body,
+            body: body.iter().cloned().collect(),
             length,
             announced: facts.length.is_some(),
             known_at_once: facts.known_at_once,
@@ -156,7 +144,7 @@ fn template(headers: &HeaderMap) -> HeaderMap {
 }
 
 /// Bytes that stay alive with the body and the blocks: chunks that are parts of the blocks count once.
-fn bytes_behind(body: &[Bytes], reads: &[Block]) -> u64 {
+fn bytes_behind(body: &VecDeque<Bytes>, reads: &[Block]) -> u64 {
     let mut spans: Vec<(usize, usize)> =
         reads.iter().map(|block| (block.data().as_ptr() as usize, block.len())).collect();
     spans.sort_unstable();
@@ -276,7 +264,7 @@ mod tests {
     fn bytes_that_body_and_blocks_share_count_once() {
         let block = |n: u8| Block::encode(codec::RAW, HashCode::Sha2_256, Bytes::from(vec![n; 100])).unwrap();
         let (one, two) = (block(1), block(2));
-        let body = [one.data().slice(3..), Bytes::from(vec![0; 7])];
+        let body = VecDeque::from([one.data().slice(3..), Bytes::from(vec![0; 7])]);
         assert_eq!(bytes_behind(&body, &[one.clone(), two, one]), 207);
         assert_eq!(bytes_behind(&body, &[]), 104);
     }
