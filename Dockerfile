@@ -2,7 +2,7 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --locked --release --bin tidegate
+RUN cargo build --locked --profile dist --bin tidegate
 
 FROM debian:bookworm-slim
 RUN apt-get update \
@@ -10,7 +10,7 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin tidegate \
  && install -d -o tidegate -g tidegate /data
-COPY --from=build /src/target/release/tidegate /usr/local/bin/tidegate
+COPY --from=build /src/target/dist/tidegate /usr/local/bin/tidegate
 USER tidegate
 VOLUME /data
 # The gateway is public. The admin listener stays on the container's loopback: to publish it, set TIDEGATE_ADMIN=0.0.0.0:8090
