@@ -25,12 +25,14 @@ use super::resolver::{NodeKind, Resolved};
 use crate::denylist::{Judge, Refused};
 use crate::ipld::Cid;
 use crate::ipld::unixfs::Mtime;
-use crate::retriever::{FetchError, Session};
+use crate::retriever::{FetchError, Hint, Session};
 
 /// Entries of one archive: a ZIP remembers each until its end.
 const MAX_ENTRIES: u64 = 500_000;
 /// Symlinks of one archive, which are remembered so that nothing is put behind them.
 const MAX_SYMLINKS: usize = 100_000;
+/// The largest entry that is asked for before its turn, in bytes: a leaf and what stands around it.
+const SMALL: u64 = 300 << 10;
 /// The longest path of an entry, in bytes (PATH_MAX of Linux).
 const MAX_PATH: usize = 4096;
 
@@ -147,7 +149,7 @@ impl std::fmt::Debug for Archive {
 async fn write(session: &Session, root: Resolved, mut judge: Judge, writer: &mut Writer) -> Result<(), ArchiveError> {
     let top = root.cid.to_string();
     let mut places = Places { entries: 0, symlinks: HashSet::new() };
-    let mut open: Vec<(Entries, Vec<String>)> = Vec::new();
+    let mut open: Vec<Folder> = Vec::new();
     let mut next = Some((root, vec![top]));
     loop {
         if let Some((node, place)) = next.take() {
@@ -170,7 +172,7 @@ async fn write(session: &Session, root: Resolved, mut judge: Judge, writer: &mut
                     }
                     writer.entry(head(Kind::Directory)).await;
                     judge.is_cid(&node.cid);
-                    open.push((Entries::new(session.clone(), &node.block)?, place));
+                    open.push(Folder { entries: Entries::new(session.clone(), &node.block)?, place, asked: 0 });
                     // What follows is below it.
                     continue;
                 }
@@ -178,15 +180,17 @@ async fn write(session: &Session, root: Resolved, mut judge: Judge, writer: &mut
             }
             judge.leave();
         }
-        let Some((entries, folder)) = open.last_mut() else { break };
-        match entries.next().await {
+        let Some(folder) = open.last_mut() else { break };
+        folder.look_ahead(session);
+        match folder.entries.next().await {
             None => {
                 open.pop();
                 judge.leave();
             }
             Some(entry) => {
                 let entry = entry?;
-                let place = join(folder, &entry.name)?;
+                folder.asked = folder.asked.saturating_sub(1);
+                let place = join(&folder.place, &entry.name)?;
                 judge.enter(&entry.name);
                 judge.verdict()?;
                 next = Some((Resolved::of_block(session.fetch(&entry.cid).await?), place));
@@ -195,6 +199,35 @@ async fn write(session: &Session, root: Resolved, mut judge: Judge, writer: &mut
     }
     writer.end().await;
     Ok(())
+}
+
+/// A folder that is being written.
+struct Folder {
+    entries: Entries,
+    place: Vec<String>,
+    /// So many of the entries that come next are asked for.
+    asked: usize,
+}
+
+impl Folder {
+    /// Asks for the small entries that come next, so that a folder of many does not cost a round trip for each. Up to the first
+    /// large one: its own parts are what is to be asked for when its turn comes. Half of the read-ahead is left to files.
+    fn look_ahead(&mut self, session: &Session) {
+        let mut budget = session.read_ahead() / 2;
+        let mut hints = Vec::new();
+        for (index, entry) in self.entries.known().enumerate() {
+            // What the writer claims; a lie costs a hint.
+            let Some(size) = entry.tsize.filter(|size| *size <= SMALL && *size <= budget) else { break };
+            budget -= size;
+            if index >= self.asked {
+                self.asked = index + 1;
+                hints.push(Hint { cid: entry.cid, size: Some(size) });
+            }
+        }
+        if !hints.is_empty() {
+            session.prefetch(hints);
+        }
+    }
 }
 
 /// Where an entry belongs: its name may lead through `..`, as long as it stays within the top folder.

@@ -243,6 +243,11 @@ impl Entries {
         Ok(())
     }
 
+    /// The entries that come next, as far as they are known without another shard.
+    pub(super) fn known(&self) -> impl Iterator<Item = &Entry> {
+        self.ready.iter()
+    }
+
     /// Where the entries of this shard start; `None`: with the first. A shard gives its own values before its shards.
     fn start(&self, shard: &HamtNode, path: &[u32]) -> Option<Start> {
         let after = self.after.as_deref()?;

@@ -11,7 +11,11 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use libp2p::{Multiaddr, PeerId};
 use tidegate::blockstore::{Hit, StoreError, Tier};
+use tidegate::dag::Resolved;
+use tidegate::dag::archive::{Archive, ArchiveKind};
+use tidegate::denylist::{Denylists, Judge};
 use tidegate::exchange::{Arrival, ConnectError, Exchange, ExchangeEvent, SendError, Want, WantKind};
+use tidegate::ipld::builder::{DirBuilder, Profile};
 use tidegate::ipld::{Block, Cid, HashCode, codec};
 use tidegate::record::{AttemptOutcome, CacheState, EventKind, Phase, Policy, Source, Transport};
 use tidegate::retriever::probe::{Answer, Link, ProbeOptions};
@@ -428,6 +432,34 @@ async fn nothing_is_asked_of_a_peer_after_its_first_wrong_block() {
     let report = session.report();
     assert_eq!(report.attempts.iter().find(|a| a.peer == corrupt).unwrap().outcome, AttemptOutcome::Corrupt);
     assert!(retriever.peers().iter().any(|p| p.peer == corrupt && p.strikes > 0.9));
+}
+
+#[tokio::test]
+async fn the_small_files_of_an_archive_are_asked_for_together() {
+    let (world, leaves) = (World::new(), blocks(100, 20_480));
+    let mut folder = DirBuilder::new(&Profile::default());
+    for (n, leaf) in leaves.iter().enumerate() {
+        folder.add(&format!("{n:03}"), *leaf.cid(), leaf.len() as u64).unwrap();
+    }
+    let (mut all, built) = folder.finish().unwrap();
+    all.extend(leaves);
+    let peer = world.net.peer(Manner::Honest, true, 50, 100.0, &all);
+    let retriever = world.retriever(&Config::default(), vec![]);
+    let session = retriever.session(built.cid, SessionOptions::default());
+    let root = Resolved::of_block(session.fetch(&built.cid).await.unwrap());
+    let judge = Judge::new(&Denylists::default(), []);
+    let mut archive = Archive::new(session, &root, ArchiveKind::Tar, judge);
+    let mut bytes = 0;
+    while bytes < 20_480 {
+        bytes += archive.next().await.unwrap().unwrap().len();
+    }
+    let asked = world.net.asked(peer);
+    assert!(asked > 50, "{asked} blocks were asked for when the first file was there");
+    while let Some(chunk) = archive.next().await {
+        bytes += chunk.unwrap().len();
+    }
+    assert!(bytes > 100 * 20_480);
+    assert_eq!(world.net.asked(peer), 101, "each once");
 }
 
 #[tokio::test]
