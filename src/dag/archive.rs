@@ -33,6 +33,8 @@ const MAX_ENTRIES: u64 = 500_000;
 const MAX_SYMLINKS: usize = 100_000;
 /// The largest entry that is asked for before its turn, in bytes: a leaf and what stands around it.
 const SMALL: u64 = 300 << 10;
+/// Such entries at once.
+const MAX_AHEAD: usize = 256;
 /// The longest path of an entry, in bytes (PATH_MAX of Linux).
 const MAX_PATH: usize = 4096;
 
@@ -215,7 +217,7 @@ impl Folder {
     fn look_ahead(&mut self, session: &Session) {
         let mut budget = session.read_ahead() / 2;
         let mut hints = Vec::new();
-        for (index, entry) in self.entries.known().enumerate() {
+        for (index, entry) in self.entries.known().take(MAX_AHEAD).enumerate() {
             // What the writer claims; a lie costs a hint.
             let Some(size) = entry.tsize.filter(|size| *size <= SMALL && *size <= budget) else { break };
             budget -= size;
