@@ -104,7 +104,9 @@ pub(super) async fn content(
         match names::enter(&gateway, &method, &uri, &headers, &info, &place).await {
             Ok(found) => target = Some(found),
             Err(mut reply) => {
-                reply.headers_mut().insert(headers::SERVER_TIMING, headers::timing_of_name(info.started.elapsed()));
+                let took = Some(info.started.elapsed());
+                let timing = headers::server_timing([("resolve", took), ("total", took)], None);
+                reply.headers_mut().insert(headers::SERVER_TIMING, timing);
                 return reply;
             }
         }
@@ -632,7 +634,7 @@ fn timing(guard: &Guard, report: &SessionReport, resolved: Option<Duration>) -> 
         ("ttfb", Some(total)),
         ("total", Some(total)),
     ];
-    headers::server_timing(steps, report.cache_state())
+    headers::server_timing(steps, Some(report.cache_state()))
 }
 
 /// The body of an answer to a HEAD.

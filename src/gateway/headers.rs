@@ -95,27 +95,20 @@ pub fn modified(seconds: i64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
-/// `Server-Timing` (W3C): milliseconds to the microsecond, of the steps that were taken, and which tier was needed.
-pub fn server_timing<const N: usize>(steps: [(&str, Option<Duration>); N], cache: CacheState) -> HeaderValue {
+/// `Server-Timing` (W3C): milliseconds to the microsecond, of the steps that were taken, and which tier was needed if any was.
+pub fn server_timing<const N: usize>(steps: [(&str, Option<Duration>); N], cache: Option<CacheState>) -> HeaderValue {
     let mut text = String::with_capacity(128);
     for (name, time) in steps {
         let Some(time) = time else { continue };
+        text.push_str(if text.is_empty() { "" } else { ", " });
         text.push_str(name);
         text.push_str(";dur=");
         push_millis(&mut text, time);
-        text.push_str(", ");
     }
-    text.push_str("cache;desc=");
-    text.push_str(cache.as_str());
-    value(&text)
-}
-
-/// `Server-Timing` of what a name alone answers, or fails to.
-pub fn timing_of_name(took: Duration) -> HeaderValue {
-    let mut text = "resolve;dur=".to_owned();
-    push_millis(&mut text, took);
-    text.push_str(", total;dur=");
-    push_millis(&mut text, took);
+    if let Some(cache) = cache {
+        text.push_str(if text.is_empty() { "cache;desc=" } else { ", cache;desc=" });
+        text.push_str(cache.as_str());
+    }
     value(&text)
 }
 
@@ -191,8 +184,10 @@ mod tests {
             ("c", Some(Duration::from_micros(12_345_678))),
             ("d", Some(Duration::ZERO)),
         ];
-        let text = server_timing(steps, CacheState::Memory);
+        let text = server_timing(steps, Some(CacheState::Memory));
         assert_eq!(text, "a;dur=0.001, c;dur=12345.678, d;dur=0.000, cache;desc=memory");
+        assert_eq!(server_timing(steps, None), "a;dur=0.001, c;dur=12345.678, d;dur=0.000");
+        assert_eq!(server_timing([], Some(CacheState::Memory)), "cache;desc=memory");
     }
 
     #[test]

@@ -185,7 +185,7 @@ fn report(gateway: &Gateway, entry: &Entry, found: Duration) -> SessionReport {
 /// The steps that an answer from memory has.
 fn timing(found: Duration, total: Duration) -> HeaderValue {
     let steps = [("resolve", Some(found)), ("fetch", Some(found)), ("ttfb", Some(total)), ("total", Some(total))];
-    headers::server_timing(steps, CacheState::Memory)
+    headers::server_timing(steps, Some(CacheState::Memory))
 }
 
 /// A part of a kept body on its way to a client, with the record that is written at its end.
