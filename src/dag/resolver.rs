@@ -11,8 +11,8 @@ use crate::ipld::codec::CodecError;
 use crate::ipld::codec::pathing::{self, Step};
 use crate::ipld::path::ContentPath;
 use crate::ipld::unixfs::{self, Mtime, Node, UnixFsError};
-use crate::ipld::{Block, Cid, codec};
-use crate::retriever::{FetchError, Session};
+use crate::ipld::{Block, Cid, MAX_BLOCK_SIZE, codec};
+use crate::retriever::{FetchError, Hint, Session};
 
 /// Why a path leads nowhere. `index` counts segments from 0.
 #[derive(Debug, Clone, Error)]
@@ -82,6 +82,8 @@ pub struct ResolvedCid {
     pub cid: Cid,
     pub roots: Vec<Cid>,
     pub path_blocks: Vec<Block>,
+    /// What the link that leads to it says of all that is below it, in bytes.
+    tsize: Option<u64>,
 }
 
 /// Walks `path` and fetches the node at its end.
@@ -100,7 +102,8 @@ pub async fn resolve_from(session: &Session, root: Cid, segments: &[String]) -> 
     let mut resolved = ResolvedCid::new(root);
     let mut index = 0;
     while let Some(segment) = segments.get(index) {
-        let block = session.fetch(&resolved.cid).await?;
+        let block = session.fetch_sized(&resolved.hint()).await?;
+        resolved.tsize = None;
         if let Some(step) = through_value(&block, &segments[index..], index)? {
             if resolved.path_blocks.len() >= MAX_DEPTH {
                 return Err(ResolveError::DepthLimit);
@@ -117,8 +120,8 @@ pub async fn resolve_from(session: &Session, root: Cid, segments: &[String]) -> 
             return Err(ResolveError::DepthLimit);
         }
         let (segment, cid) = (segment.clone(), *block.cid());
-        resolved.cid = match found {
-            Ok(Lookup::Found(entry)) => entry.cid,
+        (resolved.cid, resolved.tsize) = match found {
+            Ok(Lookup::Found(entry)) => (entry.cid, entry.tsize),
             Ok(Lookup::Missing) => return Err(ResolveError::NoLink { segment, cid, index }),
             Ok(Lookup::NotADirectory) => return Err(ResolveError::NotUnixFs { segment, cid, index }),
             Err(directory::DirectoryError::Fetch(error)) => return Err(error.into()),
@@ -149,17 +152,22 @@ fn through_value(block: &Block, segments: &[String], before: usize) -> Result<Op
 
 impl ResolvedCid {
     fn new(root: Cid) -> Self {
-        Self { cid: root, roots: vec![root], path_blocks: Vec::new() }
+        Self { cid: root, roots: vec![root], path_blocks: Vec::new(), tsize: None }
+    }
+
+    /// No block is larger than all below it. A lie makes a bad plan and nothing worse; of more than one block it says nothing.
+    fn hint(&self) -> Hint {
+        Hint { cid: self.cid, size: self.tsize.filter(|size| *size <= MAX_BLOCK_SIZE as u64) }
     }
 
     /// Fetches the node at the end and says what it is.
     pub async fn fetch(self, session: &Session) -> Result<Resolved, ResolveError> {
-        let block = session.fetch(&self.cid).await?;
+        let block = session.fetch_sized(&self.hint()).await?;
         Ok(self.with_block(block))
     }
 
     fn with_block(self, block: Block) -> Resolved {
-        let Self { cid, roots, path_blocks } = self;
+        let Self { cid, roots, path_blocks, .. } = self;
         let (mut mode, mut mtime) = (None, None);
         let kind = match cid.codec() {
             codec::RAW => NodeKind::File { size: block.len() as u64 },

@@ -2,6 +2,9 @@
 //!
 //! Sources: path-gateway and trustless-gateway specifications; IPIP-523 (`?format=` wins over `Accept`).
 
+use std::borrow::Cow;
+use std::cmp::Reverse;
+
 use http::HeaderMap;
 use http::header::ACCEPT;
 
@@ -154,13 +157,14 @@ impl ResponseFormat {
     /// Chooses by `?format=`, then by `Accept`; `query` is the raw query string.
     pub fn negotiate(query: Option<&str>, headers: &HeaderMap) -> Result<Negotiated, FormatError> {
         let query = Query::read(query);
-        let accepted = accepted(headers);
         if let Some(format) = query.format {
-            // Parameters of an Accept that names the same type still count where the query is silent.
-            let media = accepted.iter().find(|media| media.essence == CAR);
             let format = match &*format {
                 "raw" => Self::Raw,
-                "car" => Self::Car(CarOptions::read(&query.car, media)?),
+                // Parameters of an Accept that names the same type still count where the query is silent.
+                "car" => {
+                    let accepted = first(media(headers).filter(|media| media.essence == CAR));
+                    Self::Car(CarOptions::read(&query.car, accepted.as_ref())?)
+                }
                 "tar" => Self::Tar,
                 "zip" => Self::Zip,
                 "json" => Self::Codec(CodecForm::Json),
@@ -172,38 +176,33 @@ impl ResponseFormat {
             };
             return Ok(Negotiated { format, by_accept: false, html: false });
         }
-        let mut unknown = None;
-        for media in &accepted {
-            let format = match &*media.essence {
-                RAW => Self::Raw,
-                CAR => Self::Car(CarOptions::read(&query.car, Some(media))?),
-                TAR => Self::Tar,
-                ZIP => Self::Zip,
-                IPNS_RECORD => Self::IpnsRecord,
-                "application/json" => Self::Codec(CodecForm::Json),
-                "application/cbor" => Self::Codec(CodecForm::Cbor),
-                "application/vnd.ipld.dag-json" => Self::Codec(CodecForm::DagJson),
-                "application/vnd.ipld.dag-cbor" => Self::Codec(CodecForm::DagCbor),
-                other if is_ipfs_type(other) => {
-                    unknown.get_or_insert_with(|| other.to_owned());
-                    continue;
-                }
-                other => {
-                    let html = matches!(other, "text/html" | "application/xhtml+xml");
-                    return Ok(Negotiated { format: Self::Deserialized, by_accept: false, html });
-                }
+        let Some(media) = first(media(headers).filter(Media::is_known)) else {
+            return match first(media(headers)) {
+                Some(unknown) => Err(FormatError::Unknown(unknown.essence.into_owned())),
+                None => Ok(Negotiated { format: Self::Deserialized, by_accept: false, html: false }),
             };
-            return Ok(Negotiated { format, by_accept: true, html: false });
-        }
-        match unknown {
-            Some(unknown) => Err(FormatError::Unknown(unknown)),
-            None => Ok(Negotiated { format: Self::Deserialized, by_accept: false, html: false }),
-        }
+        };
+        let format = match &*media.essence {
+            RAW => Self::Raw,
+            CAR => Self::Car(CarOptions::read(&query.car, Some(&media))?),
+            TAR => Self::Tar,
+            ZIP => Self::Zip,
+            IPNS_RECORD => Self::IpnsRecord,
+            "application/json" => Self::Codec(CodecForm::Json),
+            "application/cbor" => Self::Codec(CodecForm::Cbor),
+            "application/vnd.ipld.dag-json" => Self::Codec(CodecForm::DagJson),
+            "application/vnd.ipld.dag-cbor" => Self::Codec(CodecForm::DagCbor),
+            other => {
+                let html = matches!(other, "text/html" | "application/xhtml+xml");
+                return Ok(Negotiated { format: Self::Deserialized, by_accept: false, html });
+            }
+        };
+        Ok(Negotiated { format, by_accept: true, html: false })
     }
 }
 
 impl CarOptions {
-    fn read(query: &CarQuery, media: Option<&Media>) -> Result<Self, FormatError> {
+    fn read(query: &CarQuery, media: Option<&Media<'_>>) -> Result<Self, FormatError> {
         // The address wins over the header, for each parameter by itself.
         let pick = |query: &Option<String>, name: &str| {
             query.clone().or_else(|| media.and_then(|media| media.parameter(name)).map(str::to_owned))
@@ -292,51 +291,62 @@ impl Query {
     }
 }
 
-struct Media {
-    essence: String,
-    parameters: Vec<(String, String)>,
-    /// Thousandths.
-    quality: u16,
+/// A media range of `Accept`.
+pub(super) struct Media<'a> {
+    /// In lower case.
+    pub(super) essence: Cow<'a, str>,
+    parameters: &'a str,
+    /// Thousandths; never 0.
+    pub(super) quality: u16,
 }
 
-impl Media {
-    fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-}
-
-/// The media ranges of `Accept`, the most wanted first; among equals IPFS's own before the rest, then in their order.
-fn accepted(headers: &HeaderMap) -> Vec<Media> {
-    let mut media: Vec<Media> = headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(media_range)
-        .collect();
-    media.sort_by_key(|media| (std::cmp::Reverse(media.quality), !is_ipfs_type(&media.essence)));
-    media
-}
-
-fn media_range(text: &str) -> Option<Media> {
-    let mut pieces = text.split(';').map(str::trim);
-    let essence = pieces.next().filter(|essence| essence.contains('/'))?.to_ascii_lowercase();
-    let mut media = Media { essence, parameters: Vec::new(), quality: 1000 };
-    for (key, value) in pieces.filter_map(|piece| piece.split_once('=')) {
-        let (key, value) = (key.trim().to_ascii_lowercase(), value.trim().trim_matches('"'));
-        if key == "q" {
-            // A weight that cannot be read counts as 1 (RFC 9110 §12.4.2 gives no rule).
-            let quality = value.parse::<f32>().ok().filter(|q| (0.0..=1.0).contains(q)).unwrap_or(1.0);
-            media.quality = (quality * 1000.0) as u16;
-        } else {
-            media.parameters.push((key, value.to_owned()));
+impl<'a> Media<'a> {
+    fn read(text: &'a str) -> Option<Self> {
+        let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
+        let essence = essence.trim();
+        if !essence.contains('/') {
+            return None;
         }
+        let essence = match essence.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => Cow::Owned(essence.to_ascii_lowercase()),
+            false => Cow::Borrowed(essence),
+        };
+        let mut media = Self { essence, parameters, quality: 1000 };
+        if let Some(weight) = media.parameter("q") {
+            // A weight that cannot be read counts as 1 (RFC 9110 §12.4.2 gives no rule).
+            let weight = weight.parse::<f32>().ok().filter(|q| (0.0..=1.0).contains(q)).unwrap_or(1.0);
+            media.quality = (weight * 1000.0) as u16;
+        }
+        (media.quality > 0).then_some(media)
     }
-    (media.quality > 0).then_some(media)
+
+    fn is_ipfs(&self) -> bool {
+        self.essence.starts_with("application/vnd.ipld.") || self.essence.starts_with("application/vnd.ipfs.")
+    }
+
+    /// Not of IPFS, or one of those that are served here.
+    fn is_known(&self) -> bool {
+        let served = [RAW, CAR, IPNS_RECORD, CodecForm::DagJson.media_type(), CodecForm::DagCbor.media_type()];
+        !self.is_ipfs() || served.contains(&&*self.essence)
+    }
+
+    fn parameter(&self, name: &str) -> Option<&'a str> {
+        let mut pairs = self.parameters.split(';').filter_map(|piece| piece.split_once('='));
+        let (_, value) = pairs.find(|(key, _)| key.trim().eq_ignore_ascii_case(name))?;
+        Some(value.trim().trim_matches('"'))
+    }
 }
 
-fn is_ipfs_type(essence: &str) -> bool {
-    essence.starts_with("application/vnd.ipld.") || essence.starts_with("application/vnd.ipfs.")
+/// The media ranges of `Accept`, as they are written; those that weigh nothing are left out.
+pub(super) fn media(headers: &HeaderMap) -> impl Iterator<Item = Media<'_>> {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).filter_map(Media::read)
+}
+
+/// The most wanted; among equals IPFS's own before the rest, then the first.
+fn first<'a>(media: impl Iterator<Item = Media<'a>>) -> Option<Media<'a>> {
+    // Of equal keys, `min_by_key` gives the first.
+    media.min_by_key(|media| (Reverse(media.quality), !media.is_ipfs()))
 }
 
 #[cfg(test)]
@@ -363,6 +373,7 @@ mod tests {
         assert_eq!(ask("format=raw", CAR), Ok(ResponseFormat::Raw));
         assert!(car("format=car&car-dups=n", "application/vnd.ipld.car;dups=y") == car("format=car", ""));
         assert!(car("format=car", "application/vnd.ipld.car; dups=y").duplicates);
+        assert!(car("", "application/vnd.ipld.car; q=0.5; order=dfs; DUPS=\"y\"").duplicates);
     }
 
     #[test]
@@ -371,6 +382,8 @@ mod tests {
         assert_eq!(ask("", "text/html, application/vnd.ipld.raw"), Ok(ResponseFormat::Raw));
         assert_eq!(ask("", "application/vnd.ipld.raw;q=0"), Ok(ResponseFormat::Deserialized));
         assert_eq!(ask("", "text/html,*/*;q=0.8"), Ok(ResponseFormat::Deserialized));
+        assert_eq!(ask("", "text/html; Q=0.5 , Application/VND.ipld.Raw ; q=0.6"), Ok(ResponseFormat::Raw));
+        assert_eq!(ask("", "raw, application/vnd.ipld.raw; q=nonsense, text/html; q=0.9"), Ok(ResponseFormat::Raw));
     }
 
     #[test]

@@ -3,11 +3,10 @@
 use std::cmp::Ordering;
 
 use http::HeaderMap;
-use http::header::ACCEPT;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use url::form_urlencoded;
 
-use super::format::{CodecForm, ResponseFormat};
+use super::format::{self, CodecForm, ResponseFormat};
 use super::handler::Ask;
 use crate::dag::Entry;
 
@@ -113,24 +112,21 @@ pub(super) fn is_json(ask: &Ask) -> bool {
 
 /// `Accept` names JSON, and wants it more than a page.
 pub(super) fn wants_json(headers: &HeaderMap) -> bool {
-    let mut best = (0u16, 0u16);
-    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    for media in values.flat_map(|value| value.split(',')) {
-        let mut pieces = media.split(';').map(str::trim);
-        let essence = pieces.next().unwrap_or_default().to_ascii_lowercase();
-        let weight = pieces.find_map(|piece| piece.strip_prefix("q=")).map_or(1.0, |q| q.parse::<f32>().unwrap_or(1.0));
-        let weight = (weight.clamp(0.0, 1.0) * 1000.0) as u16;
-        match &*essence {
-            "application/json" => best.0 = weight,
-            "text/html" | "application/xhtml+xml" => best.1 = best.1.max(weight),
+    let (mut json, mut page) = (0, 0);
+    for media in format::media(headers) {
+        match &*media.essence {
+            "application/json" => json = media.quality,
+            "text/html" | "application/xhtml+xml" => page = page.max(media.quality),
             _ => {}
         }
     }
-    best.0 > best.1
+    json > page
 }
 
 #[cfg(test)]
 mod tests {
+    use http::header::ACCEPT;
+
     use super::*;
 
     fn entry(name: &str, size: u64) -> Entry {

@@ -183,7 +183,13 @@ impl Session {
     ///
     /// Cancel safe: dropping the future takes the want back unless somebody else waits for it.
     pub async fn fetch(&self, cid: &Cid) -> Result<Block, FetchError> {
-        let block = self.obtain(cid).await?;
+        self.fetch_sized(&Hint { cid: *cid, size: None }).await
+    }
+
+    /// As [`Session::fetch`], of a block about whose size something is known: many small ones then fill a peer's window
+    /// as what they are.
+    pub async fn fetch_sized(&self, hint: &Hint) -> Result<Block, FetchError> {
+        let block = self.obtain(hint).await?;
         self.handle.core.blocks.used(&block);
         if let Some(reads) = self.handle.reads.get() {
             reads.note(&block);
@@ -191,7 +197,8 @@ impl Session {
         Ok(block)
     }
 
-    async fn obtain(&self, cid: &Cid) -> Result<Block, FetchError> {
+    async fn obtain(&self, hint: &Hint) -> Result<Block, FetchError> {
+        let cid = &hint.cid;
         let Handle { core, shared, .. } = &*self.handle;
         if let Some(denied) = core.blocks.denied(cid) {
             return Err(FetchError::Denied { cid: *cid, denied });
@@ -207,7 +214,7 @@ impl Session {
             shared.local(cid, Tier::Memory);
             return Ok(block);
         }
-        if let Some(joined) = self.handle.join(cid) {
+        if let Some(joined) = self.handle.join(hint) {
             return joined.wait().await;
         }
         let looked = core.blocks.lookup(cid).await;
@@ -224,7 +231,7 @@ impl Session {
             core.metrics.store_errors.inc();
             tracing::warn!(%error, "local store");
         }
-        self.handle.want(cid)?.wait().await
+        self.handle.want(hint)?.wait().await
     }
 
     /// Asks for blocks ahead of the reader, in this order of urgency. Does nothing for those that are local or asked
@@ -330,25 +337,25 @@ impl std::fmt::Debug for Session {
 
 impl Handle {
     /// Waits for a block that the session asked for already.
-    fn join(&self, cid: &Cid) -> Option<Waiting<'_>> {
+    fn join(&self, hint: &Hint) -> Option<Waiting<'_>> {
         if !self.shared.networked.load(Ordering::Acquire) {
             return None;
         }
         let mut state = self.shared.lock();
-        if !state.slots.contains_key(cid.hash()) {
+        if !state.slots.contains_key(hint.cid.hash()) {
             return None;
         }
-        let waiting = self.enlist(&mut state, cid);
+        let waiting = self.enlist(&mut state, hint);
         let posted = self.post(&mut state);
         // A waiter that is dropped takes the lock.
         drop(state);
         posted.ok().map(|()| waiting)
     }
 
-    fn want(&self, cid: &Cid) -> Result<Waiting<'_>, FetchError> {
+    fn want(&self, hint: &Hint) -> Result<Waiting<'_>, FetchError> {
         let mut state = self.shared.lock();
         self.shared.networked.store(true, Ordering::Release);
-        let waiting = self.enlist(&mut state, cid);
+        let waiting = self.enlist(&mut state, hint);
         let posted = self.post(&mut state);
         // A waiter that is dropped takes the lock.
         drop(state);
@@ -356,7 +363,8 @@ impl Handle {
     }
 
     /// Adds a waiter to the block's slot, and tells the engine that somebody waits.
-    fn enlist(&self, state: &mut State, cid: &Cid) -> Waiting<'_> {
+    fn enlist(&self, state: &mut State, hint: &Hint) -> Waiting<'_> {
+        let cid = hint.cid;
         let (sender, answer) = oneshot::channel();
         let waiter = state.next_waiter;
         state.next_waiter += 1;
@@ -373,14 +381,14 @@ impl Handle {
             Stage::Looking => slot.waiters.push((waiter, sender)),
             Stage::Wanted => {
                 let first = slot.waiters.is_empty();
-                let size = slot.prefetched;
+                let size = slot.prefetched.or(hint.size);
                 slot.waiters.push((waiter, sender));
                 if first {
-                    state.commands.push(Command::Want { cid: *cid, size, urgent: true });
+                    state.commands.push(Command::Want { cid, size, urgent: true });
                 }
             }
         }
-        Waiting { handle: self, cid: *cid, waiter, answer }
+        Waiting { handle: self, cid, waiter, answer }
     }
 
     /// The local tiers do not have a block that was to be fetched ahead.
