@@ -91,6 +91,10 @@ fn head(text: &mut String, run: &Run) {
         format_args!("`{}`, seed {}; providers: {}, over {}.", run.command, run.seed, run.providers, run.transport),
     );
     line(text, format_args!("{}; TCP congestion control {}.\n", run.machine, run.congestion_control));
+    if run.providers == "kubo" {
+        let why = "it refuses more than one new connection in 5 s from one address, and the cold rows make dozens";
+        line(text, format_args!("Kubo's resource manager is off: {why}.\n"));
+    }
     line(text, format_args!("| contender | version | timed |\n|---|---|---|"));
     for (name, version, remark) in &run.contenders {
         line(text, format_args!("| {name} | {version} | {} |", remark.unwrap_or("GET of the body")));

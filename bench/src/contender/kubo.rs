@@ -63,6 +63,8 @@ impl Kubo {
             ("/Swarm/DisableNatPortMap", json!(true)),
             ("/Swarm/RelayClient", json!({ "Enabled": false })),
             ("/Swarm/AddrFilters", json!([])),
+            // It lets one address connect once in 5 s (after 16 at once), and the cold rows do that for each fetch.
+            ("/Swarm/ResourceMgr", json!({ "Enabled": false })),
             ("/DNS", json!({ "Resolvers": {} })),
             ("/Addresses/API", json!(format!("/ip4/127.0.0.1/tcp/{port}"))),
             ("/Addresses/Gateway", json!(format!("/ip4/127.0.0.1/tcp/{}", port + 1))),
