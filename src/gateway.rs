@@ -7,6 +7,7 @@ mod body;
 pub mod conditional;
 pub mod content_type;
 pub mod error;
+mod folders;
 pub mod format;
 mod guard;
 mod handler;
@@ -44,6 +45,7 @@ use crate::record::RecordSink;
 use crate::retriever::Retriever;
 use crate::telemetry::Metrics;
 use crate::units::ByteSize;
+use folders::Folders;
 use metrics::Counts;
 use waiting::Waits;
 use warm::Warm;
@@ -142,6 +144,7 @@ pub fn service(state: State, metrics: &Metrics) -> Service {
         waits: Waits::new(state.config.waiting_page, counts.clone(), state.retriever.supervisor().clone()),
         counts: counts.clone(),
         warm: Warm::new(state.config.answer_cache, metrics),
+        folders: Folders::new(metrics),
         reach: Reach::Network,
         state,
     });
@@ -171,6 +174,7 @@ struct Gateway {
     permits: Arc<Semaphore>,
     counts: Counts,
     warm: Warm,
+    folders: Folders,
     /// Whether the network is asked for what is not here.
     reach: Reach,
     waits: Arc<Waits>,

@@ -317,8 +317,12 @@ async fn answer(visit: &mut Visit<'_>) -> Result<Reply, GatewayError> {
     };
     visit.judge.passed(&way.roots);
     visit.judge.verdict()?;
+    let folder = way.path_blocks.last().cloned();
     let resolved = way.fetch(&visit.session).await?;
     visit.resolved_after = Some(visit.ask.info.started.elapsed());
+    if let (Some(folder), ResponseFormat::Deserialized) = (folder, visit.ask.negotiated.format) {
+        visit.reads_of(&folder, &resolved.cid);
+    }
     match visit.ask.negotiated.format {
         ResponseFormat::Raw => respond::raw::respond(visit, resolved),
         ResponseFormat::Car(options) => respond::car::respond(visit, &resolved, options).await,

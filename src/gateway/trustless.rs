@@ -17,6 +17,7 @@ use http::{HeaderMap, Method, Uri};
 use tokio::sync::Semaphore;
 
 use super::error::GatewayError;
+use super::folders::Folders;
 use super::format::ResponseFormat;
 use super::metrics::Counts;
 use super::middleware::RequestInfo;
@@ -44,6 +45,7 @@ pub fn trustless(state: State, metrics: &Metrics) -> Router {
         counts: counts.clone(),
         // What is given here is what is in memory or on disk, block by block.
         warm: Warm::off(),
+        folders: Folders::off(),
         reach: Reach::Local,
         state,
     });

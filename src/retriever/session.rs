@@ -57,6 +57,8 @@ pub(super) struct Shared {
     /// Whether the engine knows of it: the warm path never needs to look into the slots.
     networked: AtomicBool,
     largest: AtomicU64,
+    /// A slot changed.
+    changed: Notify,
     state: Mutex<State>,
 }
 
@@ -150,6 +152,7 @@ impl Session {
             started: Instant::now(),
             networked: AtomicBool::new(false),
             largest: AtomicU64::new(UNKNOWN_BLOCK),
+            changed: Notify::new(),
             state: Mutex::new(State {
                 slots: HashMap::new(),
                 ready: VecDeque::new(),
@@ -298,6 +301,24 @@ impl Session {
             Policy::Standard => block * super::STANDARD_READ_AHEAD as u64,
         };
         share.min(most).max(2 * block)
+    }
+
+    /// Ends when all that was asked for ahead is here, or was given up.
+    pub async fn caught_up(&self) {
+        let shared = &self.handle.shared;
+        loop {
+            let mut changed = std::pin::pin!(shared.changed.notified());
+            changed.as_mut().enable();
+            if shared.lock().slots.values().all(|slot| matches!(slot.stage, Stage::Ready(_))) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Whether anything was not here.
+    pub fn is_networked(&self) -> bool {
+        self.handle.shared.networked.load(Ordering::Acquire)
     }
 
     /// What has been measured so far.
@@ -559,6 +580,7 @@ impl Shared {
             state.fetched.insert(short(hit.block.cid().hash()));
             state.deliver(&hit.block);
         }
+        self.changed.notify_waiters();
     }
 
     /// From the engine: a block from the network.
@@ -569,16 +591,19 @@ impl Shared {
             state.fetched.insert(short(block.cid().hash()));
         }
         state.deliver(block);
+        self.changed.notify_waiters();
     }
 
     /// From the engine: a block that had just come when it was asked for.
     pub(super) fn deliver_late(&self, block: &Block) {
         self.local(block.cid(), Tier::Memory);
         self.lock().deliver(block);
+        self.changed.notify_waiters();
     }
 
     pub(super) fn fail(&self, cid: &Cid, error: &FetchError) {
         self.lock().fail(cid.hash(), error);
+        self.changed.notify_waiters();
     }
 
     /// From the engine: there was no room to fetch it ahead. A reader that came to wait meanwhile asks again.
@@ -588,6 +613,7 @@ impl Shared {
         if !waited {
             state.remove(cid.hash());
         }
+        self.changed.notify_waiters();
         waited
     }
 
@@ -607,6 +633,7 @@ impl Shared {
         for key in keys {
             state.fail(&key, &FetchError::Stopping);
         }
+        self.changed.notify_waiters();
     }
 }
 

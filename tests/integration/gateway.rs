@@ -1,7 +1,7 @@
 //! The gateway over a local store: through its router alone, and through a real listener with real clients.
 
 mod car_and_raw;
-mod denied;
+pub mod denied;
 mod denied_paths;
 mod directories;
 mod errors;

@@ -1,5 +1,7 @@
 //! The retriever's engine over exchanges that live in this process.
 
+mod folders;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

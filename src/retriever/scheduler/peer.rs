@@ -151,14 +151,14 @@ impl Peer {
     }
 
     /// Bytes that may be outstanding when the work is shared: twice the bandwidth-delay product and two blocks
-    /// (RETRIEVAL.md T1), two blocks before the first one came. An estimate that the window itself limited is one
+    /// (RETRIEVAL.md T1); before the first one came two, and the last of a file, which is smaller. An estimate that the window itself limited is one
     /// window a round trip, so the window doubles until the rate stops growing.
     pub fn window(&self) -> u64 {
         let slack = 2 * self.largest;
         match self.rate.rate() {
             Some(rate) => (2.0 * rate * self.rtt().as_secs_f64()) as u64 + slack,
             None if self.lost && self.blocks == 0 => self.largest,
-            None => slack + self.blocks * self.largest,
+            None => slack + self.largest / 2 + self.blocks * self.largest,
         }
     }
 
