@@ -33,6 +33,8 @@ pub struct Want {
     pub kind: WantKind,
     /// Larger is more urgent.
     pub priority: i32,
+    /// All that is below is wanted too, and nobody else can be asked for it: a peer that can send it in one answer may.
+    pub whole: bool,
 }
 
 /// What an exchange reports. Bytes carry the time at which they came from the network, not that at which the consumer

@@ -166,6 +166,12 @@ impl ResolvedCid {
         Ok(self.with_block(block))
     }
 
+    /// The same where all that is below the end is going to be read.
+    pub async fn fetch_whole(self, session: &Session) -> Result<Resolved, ResolveError> {
+        let block = session.fetch_whole(&self.hint()).await?;
+        Ok(self.with_block(block))
+    }
+
     fn with_block(self, block: Block) -> Resolved {
         let Self { cid, roots, path_blocks, .. } = self;
         let (mut mode, mut mtime) = (None, None);

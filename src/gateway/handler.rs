@@ -245,6 +245,13 @@ impl Ask {
         self.method == Method::HEAD
     }
 
+    /// True when what is asked for is read to its end, if it is a file.
+    fn reads_all(&self) -> bool {
+        self.method == Method::GET
+            && self.negotiated.format == ResponseFormat::Deserialized
+            && !self.headers.contains_key(http::header::RANGE)
+    }
+
     /// True when the address itself says which form is meant, so that `Accept` has no say.
     fn format_in_address(&self) -> bool {
         parameter(&self.uri, "format").is_some_and(|format| !format.is_empty())
@@ -318,7 +325,10 @@ async fn answer(visit: &mut Visit<'_>) -> Result<Reply, GatewayError> {
     visit.judge.passed(&way.roots);
     visit.judge.verdict()?;
     let folder = way.path_blocks.last().cloned();
-    let resolved = way.fetch(&visit.session).await?;
+    let resolved = match visit.ask.reads_all() {
+        true => way.fetch_whole(&visit.session).await?,
+        false => way.fetch(&visit.session).await?,
+    };
     visit.resolved_after = Some(visit.ask.info.started.elapsed());
     if let (Some(folder), ResponseFormat::Deserialized) = (folder, visit.ask.negotiated.format) {
         visit.reads_of(&folder, &resolved.cid);

@@ -1,12 +1,14 @@
-//! HTTP providers as an [`Exchange`]: one `GET /ipfs/{cid}?format=raw` for each block, verified on arrival.
+//! HTTP providers as an [`Exchange`]: one `GET /ipfs/{cid}?format=raw` for each block, or one CAR of a whole file, verified
+//! on arrival.
 //!
 //! Source: <https://specs.ipfs.tech/http-gateways/trustless-gateway/>, with its section on peer-to-peer use. A provider is
 //! asked for what it holds (`Cache-Control: only-if-cached`), never to fetch for us: two gateways that name each other would
 //! otherwise wait for each other. Its peer ID is [`Endpoint::id`], derived from its address.
 //!
 //! The parts: `dial` finds out where the provider is, whether it may be asked and how it speaks; `peer` is what is wanted
-//! of one provider and what is under way there; `request` is one question and its answer.
+//! of one provider and what is under way there; `request` is one question and its answer, `car` a file in one answer.
 
+mod car;
 mod dial;
 mod metrics;
 mod peer;
@@ -182,11 +184,20 @@ impl Exchange for HttpExchange {
     fn send_wants(&self, peer: PeerId, wants: Vec<Want>) -> Result<(), SendError> {
         let peer = self.inner.table().connected.get(&peer).cloned().ok_or(SendError::NotConnected)?;
         let sent = peer.want(wants);
-        if sent == Err(SendError::Overloaded) {
+        if matches!(sent, Err(SendError::Overloaded)) {
             self.inner.metrics.overloaded.inc();
         }
         peer::pump(&self.inner, &peer);
-        sent
+        let held = sent?;
+        if !held.is_empty() {
+            let inner = self.inner.clone();
+            self.inner.supervisor.spawn_short(async move {
+                for received in held {
+                    car::hand_over(&inner, &peer, received).await;
+                }
+            });
+        }
+        Ok(())
     }
 
     fn cancel(&self, peer: PeerId, cids: Vec<Cid>) {

@@ -199,6 +199,7 @@ impl Engine {
                 }
                 self.on(Input::Want { session, cid, size, urgent }, now);
             }
+            Command::Whole { cid } => self.on(Input::Whole { session, cid }, now),
             Command::Unwant { cid } => self.on(Input::Unwant { session, cid }, now),
             Command::Demote { cid } => self.on(Input::Demote { session, cid }, now),
         }

@@ -256,7 +256,7 @@ impl<'a> Asking<'a> {
     }
 
     fn ask(&mut self, peer: PeerId) -> bool {
-        let want = Want { cid: self.cid, kind: WantKind::Have, priority: PRIORITY };
+        let want = Want { cid: self.cid, kind: WantKind::Have, priority: PRIORITY, whole: false };
         let sent = self.hub.exchange.send_wants(peer, vec![want]).is_ok();
         if sent {
             self.unanswered.insert(peer);

@@ -101,6 +101,11 @@ pub enum Input {
         size: Option<u64>,
         urgent: bool,
     },
+    /// What is below a block that the session wants is wanted too, all of it.
+    Whole {
+        session: SessionId,
+        cid: Cid,
+    },
     Unwant {
         session: SessionId,
         cid: Cid,
@@ -239,6 +244,8 @@ struct WantState {
     /// At how many of those the block itself was asked for.
     block_asks: usize,
     excluded: BTreeMap<PeerId, Exclusion>,
+    /// All that is below it is wanted.
+    whole: bool,
     /// The search for this very CID, when the root's providers do not have it.
     route: Option<RouteId>,
 }
@@ -313,6 +320,7 @@ impl Scheduler {
                 self.choose_warm(now);
             }
             Input::Want { session, cid, size, urgent } => self.want(session, cid, size, urgent, now),
+            Input::Whole { session, cid } => self.whole(session, &cid),
             Input::Unwant { session, cid } => self.unwant(session, &cid),
             Input::Demote { session, cid } => self.demote(session, &cid),
             Input::Exchange(event) => self.exchange(event, now),

@@ -29,9 +29,21 @@ type Answer = Result<Block, FetchError>;
 /// What a session asks of the engine.
 #[derive(Debug, Clone)]
 pub(super) enum Command {
-    Want { cid: Cid, size: Option<u64>, urgent: bool },
-    Unwant { cid: Cid },
-    Demote { cid: Cid },
+    Want {
+        cid: Cid,
+        size: Option<u64>,
+        urgent: bool,
+    },
+    /// What is below it is wanted too.
+    Whole {
+        cid: Cid,
+    },
+    Unwant {
+        cid: Cid,
+    },
+    Demote {
+        cid: Cid,
+    },
 }
 
 /// Sessions that have commands for the engine: each at most once, so it is bounded by the sessions.
@@ -192,15 +204,26 @@ impl Session {
     /// As [`Session::fetch`], of a block about whose size something is known: many small ones then fill a peer's window
     /// as what they are.
     pub async fn fetch_sized(&self, hint: &Hint) -> Result<Block, FetchError> {
-        let block = self.obtain(hint).await?;
+        let block = self.obtain(hint, false).await?;
+        Ok(self.used(block))
+    }
+
+    /// As [`Session::fetch_sized`], of a block of which all that is below is going to be read: a peer that can send it in one
+    /// answer may.
+    pub async fn fetch_whole(&self, hint: &Hint) -> Result<Block, FetchError> {
+        let block = self.obtain(hint, true).await?;
+        Ok(self.used(block))
+    }
+
+    fn used(&self, block: Block) -> Block {
         self.handle.core.blocks.used(&block);
         if let Some(reads) = self.handle.reads.get() {
             reads.note(&block);
         }
-        Ok(block)
+        block
     }
 
-    async fn obtain(&self, hint: &Hint) -> Result<Block, FetchError> {
+    async fn obtain(&self, hint: &Hint, whole: bool) -> Result<Block, FetchError> {
         let cid = &hint.cid;
         let Handle { core, shared, .. } = &*self.handle;
         if let Some(denied) = core.blocks.denied(cid) {
@@ -234,7 +257,7 @@ impl Session {
             core.metrics.store_errors.inc();
             tracing::warn!(%error, "local store");
         }
-        self.handle.want(hint)?.wait().await
+        self.handle.want(hint, whole)?.wait().await
     }
 
     /// Asks for blocks ahead of the reader, in this order of urgency. Does nothing for those that are local or asked
@@ -373,10 +396,13 @@ impl Handle {
         posted.ok().map(|()| waiting)
     }
 
-    fn want(&self, hint: &Hint) -> Result<Waiting<'_>, FetchError> {
+    fn want(&self, hint: &Hint, whole: bool) -> Result<Waiting<'_>, FetchError> {
         let mut state = self.shared.lock();
         self.shared.networked.store(true, Ordering::Release);
         let waiting = self.enlist(&mut state, hint);
+        if whole {
+            state.commands.push(Command::Whole { cid: hint.cid });
+        }
         let posted = self.post(&mut state);
         // A waiter that is dropped takes the lock.
         drop(state);

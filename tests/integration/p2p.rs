@@ -113,7 +113,7 @@ fn block(n: usize, size: usize) -> Block {
 }
 
 fn wants(cids: &[Cid], kind: WantKind) -> Vec<Want> {
-    cids.iter().map(|cid| Want { cid: *cid, kind, priority: 1 }).collect()
+    cids.iter().map(|cid| Want { cid: *cid, kind, priority: 1, whole: false }).collect()
 }
 
 async fn exchange_both_ways(part: &str, expected: Transport) {

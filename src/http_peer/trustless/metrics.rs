@@ -11,6 +11,7 @@ pub(super) struct HttpMetrics {
     pub(super) dials: Counter,
     pub(super) dial_failures: Counter,
     pub(super) requests: Counter,
+    pub(super) cars: Counter,
     pub(super) blocks: Counter,
     pub(super) received: Counter,
     pub(super) wrong: Counter,
@@ -30,7 +31,8 @@ impl HttpMetrics {
             peers: metrics.register("http_peers", "HTTP providers that are connected now", Gauge::default()),
             dials: counter("http_peer_dials", "Times an HTTP provider was resolved, connected to and probed"),
             dial_failures: counter("http_peer_dial_failures", "Dials of HTTP providers that failed"),
-            requests: counter("http_peer_requests", "Requests for blocks sent to HTTP providers"),
+            requests: counter("http_peer_requests", "Requests for blocks and CARs sent to HTTP providers"),
+            cars: counter("http_peer_cars", "Answers of HTTP providers that were CARs of whole files"),
             blocks: counter("http_peer_blocks", "Blocks from HTTP providers that were verified"),
             received: counter("http_peer_received_bytes", "Bytes of bodies read from HTTP providers"),
             wrong: counter(

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use url::Url;
 
+use super::car::{self, Car, Claim};
 use super::dial::Found;
 use super::request::{self, Answer, Received};
 use super::{Inner, ProviderInfo};
@@ -47,15 +48,18 @@ pub(super) struct Peer {
     pub(super) base: Url,
     pub(super) heads: bool,
     h2: bool,
+    /// Whether it is worth asking it for CARs.
+    cars: AtomicBool,
     /// Bytes of bodies since it was connected.
     received: AtomicU64,
     state: Mutex<State>,
 }
 
-struct State {
+pub(super) struct State {
     waiting: BTreeMap<Key, Waiting>,
     keys: HashMap<Cid, Key>,
     flying: HashMap<Cid, Flight>,
+    car: Option<Car>,
     limit: usize,
     next: u64,
     paused_until: Option<Instant>,
@@ -70,9 +74,9 @@ struct State {
 }
 
 #[derive(Clone, Copy)]
-struct Waiting {
-    want: Want,
-    failures: u8,
+pub(super) struct Waiting {
+    pub(super) want: Want,
+    pub(super) failures: u8,
 }
 
 struct Flight {
@@ -88,6 +92,7 @@ impl Peer {
             waiting: BTreeMap::new(),
             keys: HashMap::new(),
             flying: HashMap::new(),
+            car: None,
             limit: if found.h2 { H2_FLIGHTS } else { H1_FLIGHTS },
             next: 0,
             paused_until: None,
@@ -106,6 +111,7 @@ impl Peer {
             base: found.base,
             heads: found.heads,
             h2: found.h2,
+            cars: AtomicBool::new(true),
             received: AtomicU64::new(0),
             state: Mutex::new(state),
         }
@@ -125,18 +131,28 @@ impl Peer {
         }
     }
 
-    /// Adds wants; a question becomes a request for the block when that is asked for.
-    pub(super) fn want(&self, wants: Vec<Want>) -> Result<(), SendError> {
+    /// Adds wants; a question becomes a request for the block when that is asked for. Returns what is here already.
+    pub(super) fn want(&self, wants: Vec<Want>) -> Result<Vec<Received>, SendError> {
         let mut state = self.state();
         if state.closed {
             return Err(SendError::NotConnected);
         }
         state.used = Instant::now();
-        let new = wants.iter().filter(|w| !state.keys.contains_key(&w.cid) && !state.flying.contains_key(&w.cid));
-        if state.waiting.len() + state.flying.len() + new.count() > MAX_WANTS_PER_PEER {
+        let new = wants.iter().filter(|w| !state.has(&w.cid));
+        let attached = state.car.as_ref().map_or(0, Car::attached);
+        if state.waiting.len() + state.flying.len() + attached + new.count() > MAX_WANTS_PER_PEER {
             return Err(SendError::Overloaded);
         }
+        let mut held = Vec::new();
         for want in wants {
+            match state.car.as_mut().map_or(Claim::None, |car| car.claim(&want)) {
+                Claim::Held(received) => {
+                    held.push(received);
+                    continue;
+                }
+                Claim::Attached => continue,
+                Claim::None => {}
+            }
             match state.flying.get(&want.cid).map(|flight| flight.kind) {
                 Some(WantKind::Block) => continue,
                 Some(WantKind::Have) if want.kind == WantKind::Have => continue,
@@ -150,19 +166,25 @@ impl Peer {
             let failures = state.take(&want.cid).map_or(0, |old| old.failures);
             state.put(Waiting { want, failures });
         }
-        Ok(())
+        Ok(held)
     }
 
     /// Takes wants back, and ends their requests on the wire. Returns how many were under way.
     pub(super) fn cancel(&self, cids: &[Cid]) -> u64 {
         let mut state = self.state();
-        let mut ended = 0;
+        let (mut ended, mut released) = (0, false);
         for cid in cids {
             state.take(cid);
             if let Some(flight) = state.flying.remove(cid) {
                 flight.abort.abort();
+                state.take_car(flight.number);
                 ended += 1;
             }
+            released |= state.car.as_mut().is_some_and(|car| car.release(cid));
+        }
+        if released && let Some(car) = state.car.take_if(|car| car.attached() == 0) {
+            car.end();
+            ended += 1;
         }
         ended
     }
@@ -177,7 +199,7 @@ impl Peer {
     /// For how long nothing was wanted; `None` while something is.
     pub(super) fn idle(&self) -> Option<Duration> {
         let state = self.state();
-        (state.waiting.is_empty() && state.flying.is_empty()).then(|| state.used.elapsed())
+        (state.waiting.is_empty() && state.flying.is_empty() && state.car.is_none()).then(|| state.used.elapsed())
     }
 
     pub(super) fn greeted(&self, rtt: Duration) {
@@ -201,9 +223,9 @@ impl Peer {
     }
 
     /// Ends a request's own entry. False when it was taken back meanwhile: its answer is nobody's.
-    fn landed(&self, cid: &Cid, number: u64) -> bool {
+    pub(super) fn landed(&self, cid: &Cid, number: u64) -> bool {
         let mut state = self.state();
-        let own = state.flying.get(cid).is_some_and(|flight| flight.number == number);
+        let own = state.is_flying(cid, number);
         if own {
             state.flying.remove(cid);
             state.used = Instant::now();
@@ -211,13 +233,23 @@ impl Peer {
         own
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn gives_no_cars(&self) {
+        self.cars.store(false, Ordering::Relaxed);
+    }
+
+    /// It is of use: what went wrong before counts no more.
+    pub(super) fn answered(&self) {
+        let mut state = self.state();
+        (state.pauses, state.broken) = (0, 0);
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn put(&mut self, waiting: Waiting) {
+    pub(super) fn put(&mut self, waiting: Waiting) {
         let key = (Reverse(waiting.want.priority), self.next);
         self.next += 1;
         self.keys.insert(waiting.want.cid, key);
@@ -235,7 +267,28 @@ impl State {
         Some(waiting)
     }
 
+    /// Whether the want is one of those that stand.
+    fn has(&self, cid: &Cid) -> bool {
+        let waits = self.car.as_ref().is_some_and(|car| car.waits_for(cid));
+        waits || self.keys.contains_key(cid) || self.flying.contains_key(cid)
+    }
+
+    pub(super) fn is_flying(&self, cid: &Cid, number: u64) -> bool {
+        self.flying.get(cid).is_some_and(|flight| flight.number == number)
+    }
+
+    pub(super) fn car(&mut self, number: u64) -> Option<&mut Car> {
+        self.car.as_mut().filter(|car| car.number == number)
+    }
+
+    pub(super) fn take_car(&mut self, number: u64) -> Option<Car> {
+        self.car.take_if(|car| car.number == number)
+    }
+
     fn clear(&mut self) {
+        if let Some(car) = self.car.take() {
+            car.end();
+        }
         self.waiting.clear();
         self.keys.clear();
         self.flying.drain().for_each(|(_, flight)| flight.abort.abort());
@@ -257,8 +310,15 @@ pub(super) fn pump(inner: &Arc<Inner>, peer: &Arc<Peer>) {
         let number = state.next;
         state.next += 1;
         inner.metrics.requests.inc();
-        let task = fly(inner.clone(), peer.clone(), waiting, number);
-        let abort = inner.supervisor.spawn_short(task).abort_handle();
+        let by_car = Car::may_answer(&waiting.want) && state.car.is_none() && peer.cars.load(Ordering::Relaxed);
+        let abort = if by_car {
+            let abort =
+                inner.supervisor.spawn_short(car::fly(inner.clone(), peer.clone(), waiting, number)).abort_handle();
+            state.car = Some(Car::new(number, abort.clone()));
+            abort
+        } else {
+            inner.supervisor.spawn_short(fly(inner.clone(), peer.clone(), waiting, number)).abort_handle()
+        };
         state.flying.insert(waiting.want.cid, Flight { number, kind: waiting.want.kind, abort });
     }
 }
@@ -267,13 +327,16 @@ pub(super) fn pump(inner: &Arc<Inner>, peer: &Arc<Peer>) {
 /// is behind is not given more.
 async fn fly(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting, number: u64) {
     let answer = request::ask(&inner, &peer, &waiting.want).await;
+    settle(inner, peer, waiting, number, answer).await;
+}
+
+pub(super) async fn settle(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting, number: u64, answer: Answer) {
     let (id, cid) = (peer.id, waiting.want.cid);
     if !peer.landed(&cid, number) {
         return;
     }
     if matches!(answer, Answer::Block(_) | Answer::Have | Answer::DontHave) {
-        let mut state = peer.state();
-        (state.pauses, state.broken) = (0, 0);
+        peer.answered();
     }
     match answer {
         Answer::Block(received) => {
@@ -283,17 +346,7 @@ async fn fly(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting, number: u64) 
         }
         Answer::Have => inner.emit(ExchangeEvent::Have { peer: id, cid }).await,
         Answer::DontHave => inner.emit(ExchangeEvent::DontHave { peer: id, cid }).await,
-        Answer::Wrong(reason) => {
-            inner.metrics.wrong.inc();
-            tracing::debug!(address = %peer.address, %cid, reason, "HTTP provider sent a wrong block");
-            {
-                let mut state = peer.state();
-                state.clear();
-                state.paused_until = Some(Instant::now() + AFTER_WRONG);
-            }
-            inner.emit(ExchangeEvent::Invalid { peer: id, reason }).await;
-            return resume(inner, peer, AFTER_WRONG);
-        }
+        Answer::Wrong(reason) => return wrong(inner, peer, cid, reason).await,
         Answer::Busy(pause) => {
             inner.metrics.busy.inc();
             return busy(inner, peer, waiting, pause).await;
@@ -304,25 +357,41 @@ async fn fly(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting, number: u64) 
             inner.emit(ExchangeEvent::SendFailed { peer: id, cids: vec![cid] }).await;
         }
         Answer::Broken(cause) => {
-            inner.metrics.broken.inc();
-            tracing::debug!(address = %peer.address, %cid, cause, "connection to HTTP provider failed");
-            let broken = {
-                let mut state = peer.state();
-                state.broken += 1;
-                if waiting.failures < RETRIES {
-                    state.put(Waiting { failures: waiting.failures + 1, ..waiting });
-                }
-                state.broken
-            };
-            if broken >= MAX_BROKEN {
+            if broken(&inner, &peer, cid, &cause) {
                 return inner.leave(&peer).await;
             }
-            if waiting.failures >= RETRIES {
+            if waiting.failures < RETRIES {
+                // In the plainest way.
+                let want = Want { whole: false, ..waiting.want };
+                peer.state().put(Waiting { want, failures: waiting.failures + 1 });
+            } else {
                 inner.emit(ExchangeEvent::SendFailed { peer: id, cids: vec![cid] }).await;
             }
         }
     }
     pump(&inner, &peer);
+}
+
+/// It sent what is no block of ours: nothing of what was wanted is asked of it any more.
+pub(super) async fn wrong(inner: Arc<Inner>, peer: Arc<Peer>, cid: Cid, reason: &'static str) {
+    inner.metrics.wrong.inc();
+    tracing::debug!(address = %peer.address, %cid, reason, "HTTP provider sent a wrong block");
+    {
+        let mut state = peer.state();
+        state.clear();
+        state.paused_until = Some(Instant::now() + AFTER_WRONG);
+    }
+    inner.emit(ExchangeEvent::Invalid { peer: peer.id, reason }).await;
+    resume(inner, peer, AFTER_WRONG);
+}
+
+/// A connection failed. Whether that was once too often.
+pub(super) fn broken(inner: &Inner, peer: &Peer, cid: Cid, cause: &str) -> bool {
+    inner.metrics.broken.inc();
+    tracing::debug!(address = %peer.address, %cid, cause, "connection to HTTP provider failed");
+    let mut state = peer.state();
+    state.broken += 1;
+    state.broken >= MAX_BROKEN
 }
 
 /// The provider asks for less: half as many requests at once, none for a while, and the want stays. The consumer sees a

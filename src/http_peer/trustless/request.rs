@@ -62,6 +62,13 @@ pub(super) async fn ask(inner: &Inner, peer: &Peer, want: &Want) -> Answer {
     match response.status() {
         StatusCode::OK if head => Answer::Have,
         StatusCode::OK => body(inner, peer, want.cid, response).await,
+        _ => no_content(&response),
+    }
+}
+
+/// What an answer other than 200 says.
+pub(super) fn no_content(response: &Response) -> Answer {
+    match response.status() {
         // 504 is how a cache of plain HTTP says that it does not hold what only-if-cached asks for (RFC 9111 §5.2.1.7).
         StatusCode::NOT_FOUND
         | StatusCode::GONE
@@ -113,12 +120,20 @@ async fn body(inner: &Inner, peer: &Peer, cid: Cid, mut response: Response) -> A
 
 /// Room in memory for a whole body: taken at once, so that no two bodies wait for each other's rest.
 async fn reserve(inner: &Inner, bytes: usize) -> Option<OwnedSemaphorePermit> {
-    let kib = u32::try_from(bytes.div_ceil(1024).clamp(1, BODY_BUDGET)).unwrap_or(1);
-    if let Ok(permit) = inner.budget.clone().try_acquire_many_owned(kib) {
+    if let Some(permit) = reserve_at_once(inner, bytes) {
         return Some(permit);
     }
     inner.metrics.limit_bodies.inc();
-    inner.budget.clone().acquire_many_owned(kib).await.ok()
+    inner.budget.clone().acquire_many_owned(kib(bytes)).await.ok()
+}
+
+/// The same where there is room now.
+pub(super) fn reserve_at_once(inner: &Inner, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    inner.budget.clone().try_acquire_many_owned(kib(bytes)).ok()
+}
+
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024).clamp(1, BODY_BUDGET)).unwrap_or(1)
 }
 
 /// `Retry-After`: seconds or a date (RFC 9110 §10.2.3).

@@ -452,7 +452,7 @@ mod tests {
     }
 
     fn want(n: usize, kind: WantKind, priority: i32) -> Want {
-        Want { cid: *block(n, 8).cid(), kind, priority }
+        Want { cid: *block(n, 8).cid(), kind, priority, whole: false }
     }
 
     #[test]

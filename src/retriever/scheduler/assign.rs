@@ -11,7 +11,7 @@ use super::peer::Asked;
 use super::session::{Has, Link};
 use super::{Exclusion, Scheduler, SessionId, Time, WantId};
 use crate::exchange::{MAX_WANTS_PER_PEER, Want, WantKind};
-use crate::record::Policy;
+use crate::record::{Policy, Transport};
 use crate::routing::RouterKind;
 
 /// Wants looked at for one session in one round.
@@ -291,10 +291,22 @@ impl Scheduler {
                 }
             }
         }
-        let cid = state.cid;
+        let (cid, wanted_by) = (state.cid, state.sessions.keys().copied().collect::<Vec<_>>());
+        let whole =
+            state.whole && kind == WantKind::Block && !wanted_by.iter().any(|other| self.has_others(*other, id));
         let sends = self.sends.entry(id).or_default();
         sends.retain(|(sent, _)| *sent != want);
-        sends.push((want, Want { cid, kind, priority }));
+        sends.push((want, Want { cid, kind, priority, whole }));
+    }
+
+    /// Whether another peer than `id` may come to be asked for what is below. One that is connected over Bitswap and said
+    /// nothing yet is one of many, and most have nothing.
+    fn has_others(&self, session: SessionId, id: PeerId) -> bool {
+        let others = self.sessions.get(&session).map(|session| &session.candidates).into_iter().flatten();
+        others.into_iter().any(|(peer, c)| {
+            let over_http = self.transport(peer) == Some(Transport::Http);
+            *peer != id && c.usable() && (over_http || c.has > Has::Unknown)
+        })
     }
 
     /// When nothing waits to be asked for, a peer with room takes blocks over from peers that will not be done soon:

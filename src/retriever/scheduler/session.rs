@@ -200,6 +200,7 @@ impl Scheduler {
                 asked: BTreeSet::new(),
                 block_asks: 0,
                 excluded: BTreeMap::new(),
+                whole: false,
                 route: None,
             };
             self.wants.insert(want, state);
@@ -223,6 +224,13 @@ impl Scheduler {
             session.waiting.entry(want).or_insert(now);
         }
         self.dirty.insert(id);
+    }
+
+    pub(super) fn whole(&mut self, id: SessionId, cid: &Cid) {
+        let want = self.index.get(cid.hash()).and_then(|want| self.wants.get_mut(want));
+        if let Some(state) = want.filter(|state| state.sessions.contains_key(&id)) {
+            state.whole = true;
+        }
     }
 
     pub(super) fn unwant(&mut self, id: SessionId, cid: &Cid) {

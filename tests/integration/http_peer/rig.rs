@@ -33,12 +33,16 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// What a provider answers to a request for a block that is not the probe: given the how-manieth such request it is.
 pub type Manner = Arc<dyn Fn(usize, &Method, Option<Block>) -> Response<Body> + Send + Sync>;
 
+/// The same to a request for a CAR.
+pub type Cars = Arc<dyn Fn() -> Response<Body> + Send + Sync>;
+
 /// One question that reached a provider.
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub at: Instant,
     pub method: Method,
     pub headers: HeaderMap,
+    pub query: String,
 }
 
 pub struct Server {
@@ -62,12 +66,26 @@ impl Server {
         blocks: &[Block],
         manner: impl Fn(usize, &Method, Option<Block>) -> Response<Body> + Send + Sync + 'static,
     ) -> Self {
+        Self::start_with(blocks, manner, None).await
+    }
+
+    /// An honest one of single blocks that answers requests for CARs with what `car` makes.
+    pub async fn of_cars(blocks: &[Block], car: impl Fn() -> Response<Body> + Send + Sync + 'static) -> Self {
+        Self::start_with(blocks, |_, _, block| answer(block), Some(Arc::new(car))).await
+    }
+
+    async fn start_with(
+        blocks: &[Block],
+        manner: impl Fn(usize, &Method, Option<Block>) -> Response<Body> + Send + Sync + 'static,
+        cars: Option<Cars>,
+    ) -> Self {
         rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let blocks: HashMap<String, Block> = blocks.iter().map(|b| (b.cid().to_string(), b.clone())).collect();
         let (asked, manner): (Arc<Mutex<Vec<Asked>>>, Manner) = (Arc::default(), Arc::new(manner));
         let (seen, count) = (asked.clone(), Arc::new(AtomicUsize::new(0)));
         let handle = move |request: Request| {
             let (blocks, manner, seen, count) = (blocks.clone(), manner.clone(), seen.clone(), count.clone());
+            let cars = cars.clone();
             async move {
                 let path = request.uri().path().to_owned();
                 let cid = path.trim_start_matches("/ipfs/").to_owned();
@@ -75,7 +93,12 @@ impl Server {
                     return Response::new(Body::empty());
                 }
                 let (at, method, headers) = (Instant::now(), request.method().clone(), request.headers().clone());
-                seen.lock().unwrap().push(Asked { at, method, headers });
+                let query = request.uri().query().unwrap_or_default().to_owned();
+                let car = cars.filter(|_| query.contains("format=car"));
+                seen.lock().unwrap().push(Asked { at, method, headers, query });
+                if let Some(car) = car {
+                    return car();
+                }
                 manner(count.fetch_add(1, Ordering::SeqCst), request.method(), blocks.get(&cid).cloned())
             }
         };
