@@ -298,7 +298,7 @@ fn publish(dir: &Path, report: &mut report::Run, out: &Gathered) -> io::Result<V
 fn stored(results: &[serde_json::Value], options: &Options) -> io::Result<()> {
     let namespace = net::namespace::Namespace::new("store")?;
     let data = Scratch::new(&options.scratch, "store")?;
-    let serve = contender::tidegate::command(&namespace, &data.0)?;
+    let serve = contender::tidegate::command(&namespace, &data.0, "127.0.0.1:0")?;
     let server = contender::tidegate::start(&namespace, data, serve, "store")?;
     let admin = contender::tidegate::gateway_admin(&server.process)?;
     let sent = results.to_vec();

@@ -151,7 +151,7 @@ fn transfers(
         Scenario::Unseen => LEAST,
         _ => iterations(bytes),
     });
-    let bound_ms = Some(world.set.bound(bytes) * 1e3);
+    let bound_ms = Some(world.bound(bytes) * 1e3);
     let mut times = vec![Vec::new(); contenders.len()];
     for iteration in 0..limit {
         let made = world.file(bytes)?;

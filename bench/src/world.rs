@@ -11,6 +11,7 @@ use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
 use crate::adversary::Adversary;
+use crate::bound;
 use crate::contender::aria2::Aria2;
 use crate::contender::helia;
 use crate::contender::kubo::{self, Kubo};
@@ -37,6 +38,7 @@ pub struct World {
     /// With the place of its link.
     webs: Vec<(usize, Nginx)>,
     transport: Transport,
+    providers: Providers,
     scratch: Scratch,
     seed: u64,
     made: u64,
@@ -46,7 +48,10 @@ pub struct World {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Providers {
     Kubo,
+    /// Over Bitswap.
     Tidegate,
+    /// Tidegate's gateway as a provider over HTTP; contenders that cannot ask one do not take part.
+    TidegateHttp,
 }
 
 /// What is at the end of a link.
@@ -102,7 +107,7 @@ impl World {
                     let swarm = Transport::Both.addresses(&address);
                     Place::Kubo(Kubo::start(namespace, &scratch.0, &swarm, None)?)
                 }
-                (End::Provider | End::Late, Providers::Tidegate) => {
+                (End::Provider | End::Late, Providers::Tidegate | Providers::TidegateHttp) => {
                     Place::Tidegate(tidegate::Provider::start(namespace, &scratch.0, &address)?)
                 }
             });
@@ -110,7 +115,8 @@ impl World {
                 webs.push((place, Nginx::start(namespace, &scratch.0, &address)?));
             }
         }
-        let world = Self { set: set.clone(), star, ends, webs, transport: *transport, scratch, seed: *seed, made: 0 };
+        let (set_of, transport, seed, providers) = (set.clone(), *transport, *seed, options.providers);
+        let world = Self { set: set_of, star, ends, webs, transport, providers, scratch, seed, made: 0 };
         if set.is_adverse() && world.kubo().is_none() {
             return Err(io::Error::other(format!("{} needs --providers kubo", set.name)));
         }
@@ -132,6 +138,16 @@ impl World {
         self.ends.iter().enumerate().filter_map(peer).collect()
     }
 
+    /// T_k of a file, seconds: one round trip where a CAR can bring it (RETRIEVAL.md §5.3).
+    pub fn bound(&self, bytes: u64) -> f64 {
+        match self.providers {
+            Providers::TidegateHttp if bytes > bound::LEAF_BYTES => {
+                bound::bound(bytes, 1, &self.set.honest(), self.set.access_mbit)
+            }
+            _ => self.set.bound(bytes),
+        }
+    }
+
     fn kubo(&self) -> Option<&Kubo> {
         self.ends.iter().find_map(|end| if let Place::Kubo(kubo) = end { Some(kubo) } else { None })
     }
@@ -150,10 +166,15 @@ impl World {
     pub fn contender(&self, name: &str) -> io::Result<Option<Box<dyn Contender>>> {
         let gateway = &self.star.gateway;
         let peers = self.peers();
+        let over_http = self.providers == Providers::TidegateHttp;
         Ok(match name {
+            "kubo" | "helia" | "rainbow" if over_http => None,
             "tidegate-optimized" | "tidegate-standard" => {
                 let policy = name.trim_start_matches("tidegate-");
-                let peers = Peers::Connected(&peers, self.transport);
+                let peers = match over_http {
+                    true => Peers::Http(&peers),
+                    false => Peers::Connected(&peers, self.transport),
+                };
                 Some(Box::new(tidegate::contender(gateway, &self.scratch.0, policy, &peers)?))
             }
             "kubo" => Some(Box::new(kubo::contender(gateway, &self.scratch.0, &peers, self.transport)?)),

@@ -14,6 +14,8 @@ use crate::client;
 use crate::net::namespace::{Namespace, succeed};
 use crate::process::Process;
 
+/// Where a provider's gateway listens.
+const HTTP_PORT: u16 = 8080;
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
 /// A peer that a contender is told of.
@@ -30,6 +32,8 @@ pub struct Peer {
 pub enum Peers<'a> {
     /// Connected before the clock starts, but for the dead.
     Connected(&'a [Peer], Transport),
+    /// The same, by their gateways.
+    Http(&'a [Peer]),
     /// A delegated router, asked when the request comes.
     Router(&'a str),
 }
@@ -48,7 +52,7 @@ pub fn binary() -> io::Result<String> {
 
 pub fn contender(namespace: &Namespace, scratch: &Path, policy: &str, peers: &Peers<'_>) -> io::Result<Gateway> {
     let data = Scratch::new(scratch, &format!("tidegate-{policy}"))?;
-    let mut serve = command(namespace, &data.0)?;
+    let mut serve = command(namespace, &data.0, "127.0.0.1:0")?;
     serve.args(["--policy", policy]);
     let wanted = match peers {
         Peers::Connected(providers, transport) => {
@@ -58,6 +62,12 @@ pub fn contender(namespace: &Namespace, scratch: &Path, policy: &str, peers: &Pe
                 }
             }
             providers.iter().filter(|peer| !peer.dead).count()
+        }
+        Peers::Http(providers) => {
+            for peer in *providers {
+                serve.args(["--peer", &format!("/ip4/{}/tcp/{HTTP_PORT}/http", peer.address)]);
+            }
+            providers.len()
         }
         Peers::Router(url) => {
             serve.args(["--router", url, "--allow-private", "10.77.0.0/16"]);
@@ -91,7 +101,7 @@ pub struct Provider {
 impl Provider {
     pub fn start(namespace: &Namespace, scratch: &Path, address: &str) -> io::Result<Self> {
         let data = Scratch::new(scratch, "provider")?;
-        let mut serve = command(namespace, &data.0)?;
+        let mut serve = command(namespace, &data.0, &format!("{address}:{HTTP_PORT}"))?;
         for address in Transport::Both.addresses(address) {
             serve.args(["--listen", &address]);
         }
@@ -115,11 +125,11 @@ pub fn add(namespace: &Namespace, data: &Path, path: &Path) -> io::Result<String
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-pub fn command(namespace: &Namespace, data: &Path) -> io::Result<Command> {
+pub fn command(namespace: &Namespace, data: &Path, gateway: &str) -> io::Result<Command> {
     let mut serve = namespace.command(&binary()?);
     serve.arg("serve").arg("--data-dir").arg(data).env("RUST_LOG", "warn").args([
         "--gateway",
-        "127.0.0.1:0",
+        gateway,
         "--admin",
         "127.0.0.1:0",
         "--bootstrap",

@@ -120,7 +120,7 @@ pub fn run(sizes: &[u64], options: &Options, out: &mut Gathered) -> io::Result<(
     }
 
     let data = Scratch::new(&scratch.0, "tidegate")?;
-    let serve = tidegate::command(&server, &data.0)?;
+    let serve = tidegate::command(&server, &data.0, "127.0.0.1:0")?;
     let ours: Gateway = tidegate::start(&server, data, serve, "tidegate-optimized")?;
     out.met(&ours);
     targets.push(Target { name: ours.name.clone(), host: ours.host, ipfs: true });
