@@ -55,7 +55,7 @@ pub(super) struct Car {
 
 /// What a CAR has to do with a want.
 pub(super) enum Claim {
-    Held(Received),
+    Held(Box<Received>),
     Attached,
     None,
 }
@@ -103,7 +103,7 @@ impl Car {
             self.held_bytes -= received.block.len();
             self.room.notify_one();
             return match received.block.with_cid(want.cid) {
-                Some(block) => Claim::Held(Received { block, ..received }),
+                Some(block) => Claim::Held(Box::new(Received { block, ..received })),
                 None => Claim::None,
             };
         }

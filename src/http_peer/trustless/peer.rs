@@ -147,7 +147,7 @@ impl Peer {
         for want in wants {
             match state.car.as_mut().map_or(Claim::None, |car| car.claim(&want)) {
                 Claim::Held(received) => {
-                    held.push(received);
+                    held.push(*received);
                     continue;
                 }
                 Claim::Attached => continue,

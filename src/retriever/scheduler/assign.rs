@@ -291,9 +291,8 @@ impl Scheduler {
                 }
             }
         }
-        let (cid, wanted_by) = (state.cid, state.sessions.keys().copied().collect::<Vec<_>>());
-        let whole =
-            state.whole && kind == WantKind::Block && !wanted_by.iter().any(|other| self.has_others(*other, id));
+        let (cid, whole) = (state.cid, state.whole && kind == WantKind::Block);
+        let whole = whole && !self.sessions_of(want).into_iter().any(|session| self.has_others(session, id));
         let sends = self.sends.entry(id).or_default();
         sends.retain(|(sent, _)| *sent != want);
         sends.push((want, Want { cid, kind, priority, whole }));

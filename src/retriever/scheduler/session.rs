@@ -227,8 +227,10 @@ impl Scheduler {
     }
 
     pub(super) fn whole(&mut self, id: SessionId, cid: &Cid) {
+        // What others do is to ask block by block.
+        let optimized = self.sessions.get(&id).is_some_and(|session| session.policy == Policy::Optimized);
         let want = self.index.get(cid.hash()).and_then(|want| self.wants.get_mut(want));
-        if let Some(state) = want.filter(|state| state.sessions.contains_key(&id)) {
+        if let Some(state) = want.filter(|state| optimized && state.sessions.contains_key(&id)) {
             state.whole = true;
         }
     }

@@ -14,8 +14,8 @@ use tidegate::http_peer::trustless::Config;
 use tidegate::ipld::builder::{FileBuilder, Profile};
 use tidegate::ipld::{Block, Cid, car};
 use tidegate::listener;
-use tidegate::record::AttemptOutcome;
-use tidegate::retriever::{FetchError, Hint, Session};
+use tidegate::record::{AttemptOutcome, Policy};
+use tidegate::retriever::{FetchError, Hint, Session, SessionOptions};
 
 use super::rig::*;
 use crate::gateway::world::{World, noise};
@@ -86,7 +86,7 @@ async fn a_file_comes_from_our_own_gateway_in_one_answer() {
 }
 
 #[tokio::test]
-async fn who_reads_a_part_and_who_has_two_providers_ask_for_blocks() {
+async fn who_reads_a_part_who_has_two_providers_and_the_standard_policy_ask_for_blocks() {
     let (data, blocks) = file(3 * MIB);
     let (one, two) = (blocks.clone(), blocks.clone());
     let one = Server::of_cars(&blocks, move || as_car(&one)).await;
@@ -95,6 +95,11 @@ async fn who_reads_a_part_and_who_has_two_providers_ask_for_blocks() {
     let session = seeker.session(blocks[0].cid());
     assert_eq!(session.fetch(blocks[0].cid()).await.unwrap(), blocks[0]);
     assert_eq!((asked(&one, "car"), asked(&one, "raw")), (0, 1));
+    let options = SessionOptions { policy: Some(Policy::Standard), ..SessionOptions::default() };
+    let standard = seeker.retriever.session(*blocks[0].cid(), options);
+    assert!(read(&standard, *blocks[0].cid()).await == data);
+    // The root has just come.
+    assert_eq!((asked(&one, "car"), asked(&one, "raw")), (0, blocks.len()));
     let seeker = Seeker::of(&[&one, &two]);
     until("both are connected", || seeker.exchange.providers().len() == 2).await;
     assert!(read(&seeker.session(blocks[0].cid()), *blocks[0].cid()).await == data);
