@@ -81,6 +81,8 @@ struct State {
     ready: VecDeque<Multihash>,
     /// Believed bytes of all slots that were asked for ahead, and bytes of those that are here.
     ahead: u64,
+    /// What that may be, as it was when a block was last asked for ahead.
+    most_ahead: u64,
     fetched: HashSet<u64>,
     commands: Vec<Command>,
     posted: bool,
@@ -169,6 +171,7 @@ impl Session {
                 slots: HashMap::new(),
                 ready: VecDeque::new(),
                 ahead: 0,
+                most_ahead: 0,
                 fetched: HashSet::new(),
                 commands: Vec::new(),
                 posted: false,
@@ -337,6 +340,12 @@ impl Session {
             }
             changed.await;
         }
+    }
+
+    /// Believed bytes of what was asked for ahead and not read.
+    #[doc(hidden)]
+    pub fn held(&self) -> u64 {
+        self.handle.shared.lock().ahead
     }
 
     /// Whether anything was not here.
@@ -594,6 +603,7 @@ impl Shared {
         let slot = Slot { stage: Stage::Looking, waiters: Vec::new(), prefetched: Some(size) };
         state.slots.insert(*cid.hash(), slot);
         state.ahead += size;
+        state.most_ahead = read_ahead;
         Reserved::Yes
     }
 
@@ -676,6 +686,11 @@ impl State {
             return;
         };
         let size = block.len() as u64;
+        // Who lies about sizes does not fill the memory: what is over the bound is in the cache, and no more here.
+        if size > believed && self.ahead - believed + size > self.most_ahead {
+            self.remove(&key);
+            return;
+        }
         slot.prefetched = Some(size);
         slot.stage = Stage::Ready(block.clone());
         self.ahead = self.ahead - believed + size;

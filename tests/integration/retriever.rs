@@ -25,6 +25,7 @@ use tidegate::retriever::{Config, FetchError, Hint, LocalBlocks, Retriever, Sess
 use tidegate::routing::{ContentRouter, Provider, RouterKind, RoutingError};
 use tidegate::supervisor::Supervisor;
 use tidegate::telemetry::Metrics;
+use tidegate::units::ByteSize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -462,6 +463,25 @@ async fn the_small_files_of_an_archive_are_asked_for_together() {
     }
     assert!(bytes > 100 * 20_480);
     assert_eq!(world.net.asked(peer), 101, "each once");
+}
+
+#[tokio::test]
+async fn blocks_that_are_larger_than_was_claimed_are_not_held_beyond_the_read_ahead() {
+    let (world, blocks) = (World::new(), blocks(16, 262_144));
+    let peer = world.net.peer(Manner::Honest, true, 5, 800.0, &blocks);
+    let config = Config { session_read_ahead: ByteSize::mib(1), ..Config::default() };
+    let retriever = world.retriever(&config, vec![]);
+    let session = retriever.session(*blocks[0].cid(), SessionOptions::default());
+    session.fetch(blocks[0].cid()).await.unwrap();
+    session.prefetch(blocks[1..].iter().map(|block| Hint { cid: *block.cid(), size: Some(1) }));
+    session.caught_up().await;
+    assert_eq!(world.net.asked(peer), 16);
+    assert!(session.held() <= 1 << 20, "{} bytes", session.held());
+    // All of them are in the cache.
+    for block in &blocks {
+        assert_eq!(session.fetch(block.cid()).await.unwrap(), *block);
+    }
+    assert_eq!(world.net.asked(peer), 16);
 }
 
 #[tokio::test]
