@@ -91,6 +91,8 @@ pub struct Settings {
     /// never get it. 0s: nobody does.
     #[serde(with = "humantime_serde")]
     pub waiting_page: Duration,
+    /// Ask for the style sheets, scripts and pictures that a page of the same content names while the page is still being read.
+    pub prefetch_links: bool,
     /// Answer `/routing/v1` on the gateway (Delegated Routing V1): others may ask for providers, peers and names.
     pub routing_v1: bool,
     /// Do not answer `/http/1.1` streams of libp2p peers (trustless gateway over libp2p): blocks, CARs and IPNS records that are
@@ -182,6 +184,7 @@ impl Default for Settings {
             admin_host: Vec::new(),
             subdomain_host: vec!["localhost".to_owned()],
             waiting_page: Duration::from_secs(2),
+            prefetch_links: false,
             routing_v1: false,
             no_libp2p_gateway: false,
             denylist: Vec::new(),

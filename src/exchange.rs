@@ -4,6 +4,7 @@
 //! what comes back. Whom to ask for what, and when to give up, is decided above (`retriever`).
 
 pub mod address;
+pub mod car;
 
 use std::time::Duration;
 
@@ -68,6 +69,12 @@ pub enum ExchangeEvent {
     Invalid {
         peer: PeerId,
         reason: &'static str,
+    },
+    /// An answer has begun that brings all below a wanted block, over this transport.
+    Whole {
+        peer: PeerId,
+        root: Cid,
+        transport: Transport,
     },
     Have {
         peer: PeerId,

@@ -13,6 +13,7 @@ mod guard;
 mod handler;
 pub mod headers;
 pub mod host;
+mod links;
 mod listing;
 mod metrics;
 mod middleware;
@@ -80,6 +81,9 @@ pub struct Config {
     /// Default 2 s. Programs never get it. 0: nobody does.
     #[serde(with = "humantime_serde")]
     pub waiting_page: Duration,
+    /// Ask for the style sheets, scripts and pictures that a page names while the page is still being read. Default false: a
+    /// page may name much that nobody looks at. True where most requests are for web sites.
+    pub prefetch_links: bool,
     /// Serve what a browser would run (HTML, SVG) with `Content-Security-Policy: sandbox`: every path shares the
     /// gateway's origin. Default false, because it breaks sites that store things; true where the gateway's host name
     /// has other uses.
@@ -104,6 +108,7 @@ impl Default for Config {
             deserialized_size: 0,
             dag_size: 0,
             waiting_page: Duration::from_secs(2),
+            prefetch_links: false,
             sandbox: false,
             answer_cache: ByteSize::mib(32),
             // Local invariant: the name is a host name.

@@ -3,6 +3,7 @@
 //! A [`Session`] looks into the local tiers itself; what is not there it asks of the engine, one task that owns the
 //! [`scheduler`] (a state machine without I/O) and carries out what it decides.
 
+pub mod bottleneck;
 mod engine;
 pub mod ledger;
 mod local;
@@ -220,6 +221,8 @@ pub struct PeerSnapshot {
     pub failures: u64,
     /// Wrong blocks, halved every hour.
     pub strikes: f64,
+    /// Peers that seem to be behind the same bottleneck: their rates fell together.
+    pub shares_with: Vec<PeerId>,
 }
 
 /// A step of some session, for pages that follow along.

@@ -216,6 +216,8 @@ struct PeerView {
     failures: u64,
     strikes: f64,
     outstanding: usize,
+    /// Peers that seem to be behind the same bottleneck: their rates fell together, more than once.
+    shares_with: Vec<String>,
 }
 
 /// Connected peers, those that delivered most first
@@ -251,6 +253,7 @@ pub async fn peers(Extract(state): Extract<State>, Query(asked): Query<PeersAske
                 failures: known.map_or(0, |known| known.failures),
                 strikes: known.map_or(0.0, |known| known.strikes),
                 outstanding: known.map_or(0, |known| known.outstanding),
+                shares_with: known.map(shares_with).unwrap_or_default(),
             }
         })
         .collect();
@@ -281,7 +284,12 @@ fn http_provider(known: &PeerSnapshot) -> PeerView {
         failures: known.failures,
         strikes: known.strikes,
         outstanding: known.outstanding,
+        shares_with: shares_with(known),
     }
+}
+
+fn shares_with(known: &PeerSnapshot) -> Vec<String> {
+    known.shares_with.iter().map(ToString::to_string).collect()
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -162,6 +162,7 @@ pub fn gateway(settings: &Settings) -> Result<gateway::Config, HostsError> {
         first_byte_timeout: settings.limits.retrieval_timeout,
         request_timeout: settings.limits.request_timeout,
         waiting_page: settings.waiting_page,
+        prefetch_links: settings.prefetch_links,
         range_file_size: settings.limits.range_file_size.0,
         deserialized_size: settings.limits.deserialized_size.0,
         dag_size: settings.limits.dag_size.0,

@@ -85,6 +85,9 @@ pub struct Overrides {
     /// How long a browser waits for content before it gets a page that shows what happens; 0s: it never does [default: 2s]
     #[arg(long, env = "TIDEGATE_WAITING_PAGE", value_name = "DUR", value_parser = humantime::parse_duration)]
     pub waiting_page: Option<Duration>,
+    /// Ask for what a page names (style sheets, scripts, pictures) while the page is still being read
+    #[arg(long, env = "TIDEGATE_PREFETCH_LINKS")]
+    pub prefetch_links: bool,
     /// Answer /routing/v1 on the gateway: others may ask for providers, peers and names
     #[arg(long, env = "TIDEGATE_ROUTING_V1")]
     pub routing_v1: bool,
@@ -145,6 +148,7 @@ impl Overrides {
         list(&self.admin_host, &mut settings.admin_host);
         list(&self.subdomain_host, &mut settings.subdomain_host);
         one(&self.waiting_page, &mut settings.waiting_page);
+        settings.prefetch_links |= self.prefetch_links;
         settings.routing_v1 |= self.routing_v1;
         settings.no_libp2p_gateway |= self.no_libp2p_gateway;
         list(&self.denylist, &mut settings.denylist);

@@ -18,7 +18,7 @@ use crate::ipld::unixfs::{self, HamtEntry, Node};
 use crate::ipld::{Block, Cid};
 use crate::record::live::Begun;
 use crate::record::{Origin, Outcome, Policy, RetrievalId, RetrievalRecord};
-use crate::retriever::{Hint, SessionOptions};
+use crate::retriever::{Hint, Session, SessionOptions};
 use crate::telemetry::Metrics;
 
 /// Larger files have parts of their own that are read ahead.
@@ -131,19 +131,29 @@ impl Visit<'_> {
     }
 
     fn fetch_ahead(&self, files: Vec<(Cid, u64)>) {
-        let state = &self.gateway.state;
-        let (root, sink) = (self.ask.root, state.sink.clone());
         let segments = self.ask.path.segments.split_last().map(|(_, above)| above.to_vec()).unwrap_or_default();
         let path = ContentPath { segments, trailing_slash: true, ..self.ask.path.clone() }.to_string();
+        self.retrieve_ahead(path, move |session| async move {
+            session.prefetch(files.into_iter().map(|(cid, size)| Hint { cid, size: Some(size) }));
+            session.caught_up().await;
+        });
+    }
+
+    /// Retrieves what nobody has asked for yet, below the root of this request, as a retrieval of its own.
+    pub(super) fn retrieve_ahead<F>(&self, path: String, work: impl FnOnce(Session) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let state = &self.gateway.state;
+        let (root, sink) = (self.ask.root, state.sink.clone());
         let options = SessionOptions { policy: Some(Policy::Optimized), local_only: false };
         let session = state.retriever.session(root, options);
         let stop = state.retriever.supervisor().token();
         state.retriever.supervisor().spawn_short(async move {
             let (id, started, started_at) = (RetrievalId::next(), Instant::now(), SystemTime::now());
             sink.started(Begun { id, cid: root, path: path.clone() });
-            session.prefetch(files.into_iter().map(|(cid, size)| Hint { cid, size: Some(size) }));
             let (outcome, error_kind) = tokio::select! {
-                () = session.caught_up() => (Outcome::Complete, None),
+                () = work(session.clone()) => (Outcome::Complete, None),
                 () = tokio::time::sleep(BATCH_TIMEOUT) => (Outcome::Timeout, Some("timeout")),
                 () = stop.cancelled() => (Outcome::Error, Some("stopping")),
             };

@@ -19,6 +19,7 @@ pub(super) struct Counts {
     pub(super) in_flight: Gauge,
     pub(super) waiting_pages: Counter,
     pub(super) waits_abandoned: Counter,
+    pub(super) links: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -83,6 +84,11 @@ impl Counts {
             waits_abandoned: metrics.register(
                 "gateway_waits_abandoned",
                 "Requests behind a waiting page that were ended because nobody asked any more",
+                Counter::default(),
+            ),
+            links: metrics.register(
+                &name("links_ahead"),
+                "Files that were asked for because a page names them",
                 Counter::default(),
             ),
             in_flight: metrics.register(

@@ -31,6 +31,7 @@ use self::metrics::HttpMetrics;
 use self::peer::Peer;
 use super::endpoint::{Endpoint, EndpointError};
 use super::guard::Guard;
+use crate::exchange::car::hand_over;
 use crate::exchange::{ConnectError, Exchange, ExchangeEvent, SendError, Want};
 use crate::ipld::Cid;
 use crate::record::Transport;
@@ -193,7 +194,7 @@ impl Exchange for HttpExchange {
             let inner = self.inner.clone();
             self.inner.supervisor.spawn_short(async move {
                 for received in held {
-                    car::hand_over(&inner, &peer, received).await;
+                    hand_over(&car::Provider { inner: &inner, peer: &peer }, received).await;
                 }
             });
         }

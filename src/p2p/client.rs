@@ -165,11 +165,14 @@ impl Client {
 
 impl Exchange for Client {
     fn send_wants(&self, peer: PeerId, wants: Vec<Want>) -> Result<(), SendError> {
-        self.inner.shared.peer(&peer).ok_or(SendError::NotConnected)?.want(&wants)
+        let peer = self.inner.shared.peer(&peer).ok_or(SendError::NotConnected)?;
+        let rest = self.by_car(&peer, wants);
+        if rest.is_empty() { Ok(()) } else { peer.want(&rest) }
     }
 
     fn cancel(&self, peer: PeerId, cids: Vec<Cid>) {
         if let Some(peer) = self.inner.shared.peer(&peer) {
+            peer.cars.release(&cids);
             peer.cancel(&cids);
         }
     }

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use libp2p::swarm::Stream;
 use libp2p::{PeerId, StreamProtocol};
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 
 use crate::exchange::ConnectError;
@@ -21,7 +21,7 @@ use crate::listener::Streams;
 use crate::supervisor::Supervisor;
 use crate::telemetry::Metrics;
 
-pub use client::{HttpBody, HttpError, HttpStream};
+pub use client::{HttpBody, HttpError, HttpStream, Opened};
 
 /// One stream carries one request.
 pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/http/1.1");
@@ -29,6 +29,9 @@ pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/http/1.1");
 pub const GATEWAY: &str = "/ipfs/gateway";
 /// Where a peer says under which path it serves which protocol.
 pub const WELL_KNOWN: &str = "/.well-known/libp2p/protocols";
+
+/// CARs under way at once, over all peers: each may keep [`car::MEMORY`](crate::exchange::car::MEMORY).
+const MAX_CARS: usize = 16;
 
 /// Who waits for a stream.
 pub type Reply = oneshot::Sender<Result<Stream, ConnectError>>;
@@ -38,6 +41,8 @@ pub struct Shared {
     serve: OnceLock<Streams>,
     pub(super) supervisor: Supervisor,
     pub(super) metrics: HttpMetrics,
+    /// CARs that may be under way at once, over all peers.
+    pub(super) cars: Arc<Semaphore>,
 }
 
 /// Counters of the asking side and of the bounds; what is served is counted by the listener and by the gateway.
@@ -45,7 +50,11 @@ pub struct Shared {
 pub struct HttpMetrics {
     pub requests: Counter,
     pub failures: Counter,
+    pub cars: Counter,
+    pub car_blocks: Counter,
+    pub car_bytes: Counter,
     pub limit_opening: Counter,
+    pub limit_cars: Counter,
 }
 
 impl HttpMetrics {
@@ -54,17 +63,22 @@ impl HttpMetrics {
         Self {
             requests: counter("requests", "HTTP requests to peers over libp2p, counted when they begin"),
             failures: counter("failures", "HTTP requests to peers over libp2p that got no answer"),
+            cars: counter("cars", "Answers of peers over libp2p that were CARs of whole files"),
+            car_blocks: counter("car_blocks", "Blocks from CARs of peers over libp2p that were verified"),
+            car_bytes: counter("car_bytes", "Bytes of CARs read from peers over libp2p"),
             limit_opening: counter(
                 "limit_opening",
                 "HTTP requests to peers refused because too many waited for a connection or a stream",
             ),
+            limit_cars: counter("limit_cars", "Files asked of a peer by blocks because too many CARs were under way"),
         }
     }
 }
 
 impl Shared {
     pub fn new(metrics: HttpMetrics, supervisor: &Supervisor) -> Arc<Self> {
-        Arc::new(Self { serve: OnceLock::new(), supervisor: supervisor.clone(), metrics })
+        let cars = Arc::new(Semaphore::new(MAX_CARS));
+        Arc::new(Self { serve: OnceLock::new(), supervisor: supervisor.clone(), metrics, cars })
     }
 
     /// The first one stays.

@@ -109,6 +109,11 @@ impl Ledger {
         }
     }
 
+    /// Its rate, by a block that nobody waited for.
+    pub fn measured(&mut self, peer: PeerId, rate: f64, now: Time) {
+        self.entry(peer, now).rated(rate, now);
+    }
+
     pub fn rtt(&mut self, peer: PeerId, rtt: Duration, now: Time) {
         let standing = self.entry(peer, now);
         standing.min_rtt = Some(standing.min_rtt.map_or(rtt, |known| known.min(rtt)));

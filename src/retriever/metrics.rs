@@ -22,7 +22,7 @@ pub(super) struct RetrieverMetrics {
 type Row = (&'static str, &'static str, Read);
 type Read = fn(&Tally) -> u64;
 
-const TALLY: [Row; 13] = [
+const TALLY: [Row; 14] = [
     ("retriever_blocks", "Blocks that were wanted and came from a peer, verified", |t| t.blocks),
     ("retriever_block_bytes", "Payload bytes of those blocks", |t| t.bytes),
     ("retriever_wire_bytes", "Bytes on the wire of all blocks that came, wanted or not", |t| t.wire_bytes),
@@ -32,6 +32,7 @@ const TALLY: [Row; 13] = [
         "Wants that ended at a peer without the block: stall, disconnect, refusal, wrong block",
         |t| t.failed,
     ),
+    ("retriever_probes", "Blocks asked for a second time because nothing was known of the peer's rate", |t| t.probes),
     ("retriever_hedges", "Blocks asked for at a second peer while the first still had them to send", |t| t.hedges),
     ("retriever_stalls", "Times a peer with work was found silent", |t| t.stalls),
     ("retriever_reassigned", "Wants moved from one peer to another", |t| t.reassigned),

@@ -202,7 +202,10 @@ impl Hub {
                 }
                 return;
             }
-            ExchangeEvent::Invalid { .. } | ExchangeEvent::Progress { .. } | ExchangeEvent::Rtt { .. } => return,
+            ExchangeEvent::Whole { .. }
+            | ExchangeEvent::Invalid { .. }
+            | ExchangeEvent::Progress { .. }
+            | ExchangeEvent::Rtt { .. } => return,
         };
         self.tell(about, &seen);
     }

@@ -46,6 +46,16 @@ impl RateEstimator {
         self.points.clear();
     }
 
+    /// All that the peer was asked for has come. What was over before a sample could be taken is one as a whole, with the
+    /// shortest time that a sample may cover: less than the link gives, and better than nothing.
+    pub fn idle(&mut self) {
+        let (Some((start, count)), Some((end, _))) = (self.points.front(), self.points.back()) else { return };
+        let size = self.delivered - count;
+        if self.rate().is_none() && size >= MIN_SAMPLE_BYTES {
+            self.current = size as f64 / end.saturating_sub(*start).max(MIN_SPAN).as_secs_f64();
+        }
+    }
+
     /// Counts bytes that arrived; `asked` is when the block that they complete was asked for, `limited` whether the
     /// peer was not given enough to show its rate.
     pub fn arrived(&mut self, now: Time, bytes: u64, asked: Option<Time>, min_rtt: Duration, limited: bool) {
@@ -142,6 +152,24 @@ mod tests {
         }
         let rate = rate.rate().unwrap();
         assert!(rate <= 4.0 * 262_144.0 / 0.02, "{rate}");
+    }
+
+    #[test]
+    fn a_transfer_that_is_over_before_a_sample_could_be_taken_is_one() {
+        let mut rate = RateEstimator::default();
+        rate.busy();
+        for k in 0..12 {
+            rate.arrived(ms(50 + k / 4), if k == 0 { 4_000 } else { 250_000 }, Some(ms(49)), RTT / 50, false);
+        }
+        assert_eq!(rate.rate(), None, "while it runs a burst is no rate");
+        rate.idle();
+        assert_eq!(rate.rate(), Some(11.0 * 250_000.0 / 0.02));
+        // What is known is better.
+        rate.busy();
+        rate.arrived(ms(900), 100_000, Some(ms(899)), RTT / 50, true);
+        rate.arrived(ms(901), 100_000, Some(ms(899)), RTT / 50, true);
+        rate.idle();
+        assert_eq!(rate.rate(), Some(11.0 * 250_000.0 / 0.02));
     }
 
     #[test]

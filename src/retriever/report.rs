@@ -155,6 +155,7 @@ impl Report {
                     part.transport = part.transport.or(*transport);
                 }
             }
+            Step::Whole { peer, transport, .. } => self.with(peer, |part| part.transport = Some(*transport)),
             Step::Have { peer, .. } => {
                 self.routed(at);
                 self.reached(Phase::Fetch);
@@ -190,6 +191,7 @@ impl Report {
             Step::Corrupt { peer, .. } => self.with(peer, |part| part.corrupt = true),
             Step::Disconnected { peer } => self.with(peer, |part| part.broken = Some("disconnected")),
             Step::SendFailed { peer, .. } => self.with(peer, |part| part.broken = Some("send_failed")),
+            Step::Probed { peer, .. } => self.with(peer, |part| part.asked = true),
             Step::Reassigned { .. } | Step::Quarantined { .. } | Step::Cancelled { .. } | Step::Failed { .. } => {}
         }
         self.keep(at, step)

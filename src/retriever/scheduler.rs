@@ -9,6 +9,7 @@ mod discover;
 mod events;
 mod peer;
 mod session;
+mod shadow;
 mod warm;
 mod watch;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId};
 
+use super::bottleneck::Bottlenecks;
 use super::ledger::Ledger;
 use super::step::Step;
 use super::{FetchError, PeerSnapshot};
@@ -191,6 +193,8 @@ pub struct Tally {
     /// Wants that ended at a peer without the block: stall, disconnect, refusal, wrong block.
     pub failed: u64,
     pub hedges: u64,
+    /// Blocks asked for a second time to get to know a peer.
+    pub probes: u64,
     pub stalls: u64,
     pub reassigned: u64,
     pub corrupt: u64,
@@ -228,6 +232,9 @@ pub struct Scheduler {
     turn: u64,
     /// Bytes of second copies that may be asked for.
     hedge_tokens: f64,
+    /// Bytes of copies that may be asked for to get to know peers.
+    probe_tokens: f64,
+    bottlenecks: Bottlenecks,
     warm: warm::WarmPool,
     tally: Tally,
 }
@@ -306,6 +313,8 @@ impl Scheduler {
             next_tick: None,
             turn: 0,
             hedge_tokens: assign::FIRST_HEDGES,
+            probe_tokens: 0.0,
+            bottlenecks: Bottlenecks::default(),
             warm: warm::WarmPool::default(),
             tally: Tally::default(),
         }
@@ -403,6 +412,7 @@ impl Scheduler {
             blocks: standing.map_or(0, |s| s.blocks),
             failures: standing.map_or(0, |s| s.failures),
             strikes: standing.map_or(0.0, |s| s.strikes(now)),
+            shares_with: self.bottlenecks.of(&id, now),
         }
     }
 

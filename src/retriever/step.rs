@@ -18,11 +18,13 @@ pub enum Step {
     Connected { peer: PeerId, transport: Transport, dial: Option<Duration> },
     DialFailed { peer: PeerId, error: String },
     WantSent { peer: PeerId, router: RouterKind, transport: Option<Transport>, wants: usize, blocks: bool, first: Cid },
+    Whole { peer: PeerId, root: Cid, transport: Transport },
     Have { peer: PeerId, cid: Cid },
     DontHave { peer: PeerId, cid: Cid },
     Block(Received),
     Duplicate { peer: PeerId, cid: Cid, bytes: u64 },
     Hedged { peer: PeerId, cid: Cid },
+    Probed { peer: PeerId, cid: Cid },
     Stalled { peer: PeerId, silent: Duration },
     Reassigned { peer: PeerId, wants: usize, why: &'static str },
     Corrupt { peer: PeerId, reason: &'static str },
@@ -88,6 +90,11 @@ impl Step {
                 detail: Some(if *blocks { "wants for blocks" } else { "questions whether it has it" }.to_owned()),
                 ..of(EventKind::WantSent, peer)
             },
+            Self::Whole { peer, root, transport } => RetrievalEvent {
+                cid: Some(*root),
+                detail: Some(format!("it sends all that is below in one answer, over {transport}")),
+                ..of(EventKind::Whole, peer)
+            },
             Self::Have { peer, cid } => RetrievalEvent { cid: Some(*cid), ..of(EventKind::HaveReceived, peer) },
             Self::DontHave { peer, cid } => RetrievalEvent { cid: Some(*cid), ..of(EventKind::DontHave, peer) },
             Self::Block(block) => RetrievalEvent {
@@ -106,6 +113,11 @@ impl Step {
                 cid: Some(*cid),
                 detail: Some("asked here too: it should be done sooner".to_owned()),
                 ..of(EventKind::Hedged, peer)
+            },
+            Self::Probed { peer, cid } => RetrievalEvent {
+                cid: Some(*cid),
+                detail: Some("asked here too, as nothing is known of its rate".to_owned()),
+                ..of(EventKind::Probed, peer)
             },
             Self::Stalled { peer, silent } => RetrievalEvent {
                 value: Some(micros(silent)),

@@ -1,6 +1,6 @@
 //! HTTP providers: blocks over real sockets from servers that behave, from servers that do not, and beside Bitswap.
 
 mod behaviour;
-mod cars;
-mod rig;
+pub mod cars;
+pub mod rig;
 mod whole;

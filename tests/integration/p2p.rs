@@ -1,5 +1,6 @@
 //! Two of our nodes, and hostile peers, over real loopback connections.
 
+mod cars;
 mod hostile;
 
 use std::collections::{HashMap, HashSet};

@@ -1,6 +1,7 @@
 //! The retriever's engine over exchanges that live in this process.
 
 mod folders;
+mod links;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -235,6 +235,66 @@ fn connections_to_the_peers_that_deliver_soonest_are_kept() {
 }
 
 #[test]
+fn peers_whose_rates_fall_together_are_known_to_share_a_bottleneck() {
+    let mut world = World::new(22);
+    let peers: Vec<usize> = (0..3).map(|_| world.peer(Manner::Honest, 40.0, 40, true)).collect();
+    let mut shared = Vec::new();
+    for run in 0..6 {
+        // In each second run the link before two of them loses most of what it gave.
+        for peer in &mut world.peers[..2] {
+            let falls = Manner::Degrader(peer.sent + 12 * LEAF as u64, 8.0);
+            peer.manner = if run % 2 == 1 { falls } else { Manner::Honest };
+        }
+        let blocks = file(120, LEAF, run);
+        world.add(&blocks);
+        let session = world.open(run, &blocks[0], Policy::Optimized);
+        world.download(session, &blocks, MINUTE).expect("the file comes");
+        world.on(Input::Close { session });
+        world.settle(Duration::from_secs(5));
+        let of = |peer: &usize| {
+            let id = world.peers[*peer].id;
+            world.scheduler.snapshot(world.now).into_iter().find(|known| known.peer == id).unwrap().shares_with
+        };
+        shared.push(peers.iter().map(of).collect::<Vec<_>>());
+    }
+    let ids: Vec<_> = peers.iter().map(|peer| world.peers[*peer].id).collect();
+    assert_eq!(shared[2], [vec![], vec![], vec![]], "once is chance");
+    assert_eq!(shared[5], [vec![ids[1]], vec![ids[0]], vec![]]);
+    assert!(world.duplicate_share() <= 0.05, "{}", world.duplicate_share());
+}
+
+#[test]
+fn a_peer_that_nobody_measured_shows_what_it_can_do() {
+    let mut world = World::new(21);
+    world.peer(Manner::Honest, 100.0, 20, true);
+    let large = file(80, LEAF, 1);
+    world.add(&large);
+    let session = world.open(1, &large[0], Policy::Optimized);
+    world.download(session, &large, MINUTE).expect("the file comes");
+    world.on(Input::Close { session });
+    // Farther away: of files of one block it is never asked for one, it only says that it has them.
+    let stranger = world.peer(Manner::Honest, 50.0, 60, true);
+    let mut longest = Duration::ZERO;
+    for run in 2..60 {
+        let small = file(1, LEAF, run);
+        world.add(&small);
+        let session = world.open(run, &small[0], Policy::Optimized);
+        longest = longest.max(world.download(session, &small, MINUTE).expect("the block comes"));
+        world.on(Input::Close { session });
+    }
+    while world.turn() {}
+    let id = world.peers[stranger].id;
+    let known = world.scheduler.snapshot(world.now).into_iter().find(|peer| peer.peer == id).unwrap();
+    let (rate, link) = (known.rate.expect("it was measured"), 50.0e6 / 8.0);
+    assert!((0.5 * link..1.1 * link).contains(&rate), "{rate} of {link}");
+    assert_eq!(known.max_rate, Some(rate));
+    let tally = world.scheduler.tally();
+    assert_eq!((tally.probes, tally.hedges, world.peers[stranger].blocks), (1, 0, 1), "once is enough");
+    assert_eq!(tally.duplicate_bytes, LEAF as u64);
+    assert!(longest < Duration::from_millis(45), "{longest:?}: nobody waits for a probe");
+}
+
+#[test]
 fn the_standard_policy_uses_one_provider_and_still_gets_past_a_silent_one() {
     let mut world = World::new(9);
     world.peer(Manner::Staller(2 * LEAF as u64), 50.0, 40, true);

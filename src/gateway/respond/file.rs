@@ -92,7 +92,10 @@ pub(in super::super) async fn respond(
     let length = range.end - range.start;
     // The status is chosen when the first bytes are here (DESIGN.md §6, step 9).
     if length > 0 {
-        reader.peek(1).await?;
+        let start = reader.peek(1).await?;
+        if kind.starts_with("text/html") && range.start == 0 {
+            visit.reads_page(&start);
+        }
     }
     match parts {
         None => Ok(visit.reply(status, out, reader, Some(length))),

@@ -12,10 +12,11 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use url::Url;
 
-use super::car::{self, Car, Claim};
+use super::car;
 use super::dial::Found;
-use super::request::{self, Answer, Received};
+use super::request::{self, Answer};
 use super::{Inner, ProviderInfo};
+use crate::exchange::car::{Car, Claim, Received, may_answer};
 use crate::exchange::{Arrival, ExchangeEvent, MAX_WANTS_PER_PEER, SendError, Want, WantKind};
 use crate::ipld::Cid;
 use crate::record::Transport;
@@ -177,7 +178,6 @@ impl Peer {
             state.take(cid);
             if let Some(flight) = state.flying.remove(cid) {
                 flight.abort.abort();
-                state.take_car(flight.number);
                 ended += 1;
             }
             released |= state.car.as_mut().is_some_and(|car| car.release(cid));
@@ -282,6 +282,7 @@ impl State {
     }
 
     pub(super) fn take_car(&mut self, number: u64) -> Option<Car> {
+        self.used = Instant::now();
         self.car.take_if(|car| car.number == number)
     }
 
@@ -310,15 +311,13 @@ pub(super) fn pump(inner: &Arc<Inner>, peer: &Arc<Peer>) {
         let number = state.next;
         state.next += 1;
         inner.metrics.requests.inc();
-        let by_car = Car::may_answer(&waiting.want) && state.car.is_none() && peer.cars.load(Ordering::Relaxed);
-        let abort = if by_car {
-            let abort =
-                inner.supervisor.spawn_short(car::fly(inner.clone(), peer.clone(), waiting, number)).abort_handle();
-            state.car = Some(Car::new(number, abort.clone()));
-            abort
-        } else {
-            inner.supervisor.spawn_short(fly(inner.clone(), peer.clone(), waiting, number)).abort_handle()
-        };
+        if may_answer(&waiting.want) && state.car.is_none() && peer.cars.load(Ordering::Relaxed) {
+            let flying = inner.supervisor.spawn_short(car::fly(inner.clone(), peer.clone(), waiting, number));
+            state.car = Some(Car::new(number, waiting.want, flying.abort_handle()));
+            continue;
+        }
+        let flying = inner.supervisor.spawn_short(fly(inner.clone(), peer.clone(), waiting, number));
+        let abort = flying.abort_handle();
         state.flying.insert(waiting.want.cid, Flight { number, kind: waiting.want.kind, abort });
     }
 }
@@ -327,14 +326,13 @@ pub(super) fn pump(inner: &Arc<Inner>, peer: &Arc<Peer>) {
 /// is behind is not given more.
 async fn fly(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting, number: u64) {
     let answer = request::ask(&inner, &peer, &waiting.want).await;
-    settle(inner, peer, waiting, number, answer).await;
+    if peer.landed(&waiting.want.cid, number) {
+        settle(inner, peer, waiting, answer).await;
+    }
 }
 
-pub(super) async fn settle(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting, number: u64, answer: Answer) {
+pub(super) async fn settle(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting, answer: Answer) {
     let (id, cid) = (peer.id, waiting.want.cid);
-    if !peer.landed(&cid, number) {
-        return;
-    }
     if matches!(answer, Answer::Block(_) | Answer::Have | Answer::DontHave) {
         peer.answered();
     }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::peer::Peer;
 use super::{BODY_BUDGET, Inner, dial};
+use crate::exchange::car::Received;
 use crate::exchange::{Arrival, ExchangeEvent, Want, WantKind};
 use crate::ipld::cid::canonical;
 use crate::ipld::{Block, Cid, MAX_BLOCK_SIZE};
@@ -22,14 +23,6 @@ pub(super) const ONLY_IF_CACHED: (HeaderName, &str) = (CACHE_CONTROL, "only-if-c
 const UNNAMED_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause that is believed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
-
-/// A verified block, and when its last bytes came.
-#[derive(Debug)]
-pub(super) struct Received {
-    pub(super) block: Block,
-    pub(super) wire_bytes: usize,
-    pub(super) arrival: Arrival,
-}
 
 /// What came of one request.
 #[derive(Debug)]

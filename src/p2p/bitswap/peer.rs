@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use super::message::{MAX_MESSAGE_SIZE, Outgoing, Version};
 use crate::exchange::{Arrival, MAX_WANTS_PER_PEER, SendError, Want, WantKind};
 use crate::ipld::{Block, Cid};
+use crate::p2p::cars::Cars;
 
 /// Wants in one message: the first of a long list leaves before the last is packed (RETRIEVAL.md T9).
 const WANTS_PER_MESSAGE: usize = 256;
@@ -47,6 +48,8 @@ pub struct Peer {
     /// Bytes read so far, those of unfinished messages included.
     received: AtomicU64,
     progress: Mutex<Progress>,
+    /// What of it comes otherwise than over Bitswap.
+    pub cars: Cars,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +116,7 @@ impl Peer {
             bytes_out: AtomicU64::new(0),
             received: AtomicU64::new(0),
             progress: Mutex::new(Progress { last: Instant::now(), bytes: 0 }),
+            cars: Cars::default(),
         }
     }
 
@@ -387,6 +391,7 @@ impl Peer {
 
     /// The last connection is gone: drops everything. Returns the bytes that were outstanding.
     pub fn close(&self) -> usize {
+        self.cars.close();
         let mut state = self.lock();
         self.ready.store(false, Ordering::Release);
         let outstanding = state.outstanding;

@@ -36,6 +36,14 @@ pub type HttpBody = Incoming;
 /// A libp2p stream with tokio's traits.
 pub type HttpStream = Compat<Stream>;
 
+/// A stream that was opened for a request before there was one: negotiated, so the answer is a round trip away. Peers
+/// close what is not used (ours after 15 s).
+#[derive(Debug)]
+pub struct Opened {
+    peer: PeerId,
+    sender: http1::SendRequest<Empty<Bytes>>,
+}
+
 /// Why there is no answer.
 #[derive(Debug, Error)]
 pub enum HttpError {
@@ -89,8 +97,17 @@ impl Client {
     ) -> Result<Response<HttpBody>, HttpError> {
         let metrics = &self.inner.http.metrics;
         metrics.requests.inc();
-        let asked = tokio::time::timeout(HEAD_TIMEOUT, self.ask(peer, addrs, trusted, request));
-        asked.await.unwrap_or(Err(HttpError::Timeout { peer })).inspect_err(|_| _ = metrics.failures.inc())
+        let asked = async { self.http_open(peer, addrs, trusted).await?.send(request).await };
+        let asked = tokio::time::timeout(HEAD_TIMEOUT, asked).await;
+        asked.unwrap_or(Err(HttpError::Timeout { peer })).inspect_err(|_| _ = metrics.failures.inc())
+    }
+
+    /// As [`Client::http`], over a stream that is open.
+    pub async fn http_over(&self, stream: Opened, request: Request<()>) -> Result<Response<HttpBody>, HttpError> {
+        let (metrics, peer) = (&self.inner.http.metrics, stream.peer);
+        metrics.requests.inc();
+        let asked = tokio::time::timeout(HEAD_TIMEOUT, stream.send(request)).await;
+        asked.unwrap_or(Err(HttpError::Timeout { peer })).inspect_err(|_| _ = metrics.failures.inc())
     }
 
     /// A stream of the peer's for HTTP, as it is: for tunnels. It has no deadline but that of its opening.
@@ -127,29 +144,36 @@ impl Client {
         mount(&body.to_bytes()).ok_or_else(none)
     }
 
-    async fn ask(
-        &self,
-        peer: PeerId,
-        addrs: Vec<Multiaddr>,
-        trusted: bool,
-        mut request: Request<()>,
-    ) -> Result<Response<HttpBody>, HttpError> {
+    /// Opens a stream for one request; the peer is dialled as by [`Client::http`]. It has no deadline but that of its opening.
+    pub async fn http_open(&self, peer: PeerId, addrs: Vec<Multiaddr>, trusted: bool) -> Result<Opened, HttpError> {
         let stream = self.http_stream(peer, addrs, trusted).await?;
-        let failed = |error| HttpError::Http { peer, error };
         let mut http = http1::Builder::new();
         http.max_buf_size(MAX_BUFFER);
-        let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.map_err(failed)?;
+        let shaken = http.handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = shaken.map_err(|error| HttpError::Http { peer, error })?;
         // Ends with the body, or when nobody reads that any more.
         self.inner.http.supervisor.spawn_short(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%peer, %error, "HTTP stream ended");
             }
         });
+        Ok(Opened { peer, sender })
+    }
+}
+
+impl Opened {
+    /// Whether the peer has not closed it, as far as is known here.
+    pub fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
+    async fn send(mut self, mut request: Request<()>) -> Result<Response<HttpBody>, HttpError> {
         let headers = request.headers_mut();
         // The peer has no other name; HTTP/1.1 wants one.
         headers.entry(HOST).or_insert_with(|| HeaderValue::from_static("libp2p"));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        sender.send_request(request.map(|()| Empty::<Bytes>::new())).await.map_err(failed)
+        let answer = self.sender.send_request(request.map(|()| Empty::<Bytes>::new())).await;
+        answer.map_err(|error| HttpError::Http { peer: self.peer, error })
     }
 }
 

@@ -342,6 +342,8 @@ impl Scheduler {
             let best = room
                 .iter()
                 .filter(|peer| **peer != owner && !state.excluded.contains_key(*peer) && !state.asked.contains(*peer))
+                // Behind one bottleneck a second copy takes from the first what it needs.
+                .filter(|peer| !started || !self.bottlenecks.is_shared(peer, &owner, now))
                 .filter_map(|peer| {
                     let lane = lanes.get(peer)?;
                     lane.has_room(size, false).then(|| (lane.done_after(size), *peer))
@@ -407,6 +409,7 @@ impl Scheduler {
 
     /// What was received allows for second copies: a token bucket for the whole process.
     pub(super) fn earn(&mut self, bytes: u64) {
+        self.earn_probes(bytes);
         self.hedge_tokens = (self.hedge_tokens + bytes as f64 * self.tuning.duplicate_share).min(MAX_HEDGES);
     }
 

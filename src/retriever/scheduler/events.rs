@@ -31,6 +31,12 @@ impl Scheduler {
             ExchangeEvent::Block { peer, block, wire_bytes, arrival } => {
                 self.block(peer, block, wire_bytes as u64, arrival.received, now);
             }
+            ExchangeEvent::Whole { peer, root, transport } => {
+                let want = self.index.get(root.hash()).copied();
+                for session in want.map(|want| self.sessions_of(want)).unwrap_or_default() {
+                    self.step(session, Step::Whole { peer, root, transport });
+                }
+            }
             ExchangeEvent::Invalid { peer, reason } => self.corrupt(peer, reason, now),
             ExchangeEvent::Have { peer, cid } => self.have(peer, &cid, now),
             ExchangeEvent::DontHave { peer, cid } => self.dont_have(peer, &cid, now),
@@ -128,9 +134,10 @@ impl Scheduler {
     }
 
     fn have(&mut self, id: PeerId, cid: &Cid, now: Time) {
-        if let Some(sessions) = self.peers.get_mut(&id).and_then(|peer| peer.answered(cid.hash())) {
+        if let Some(question) = self.peers.get_mut(&id).and_then(|peer| peer.answered(cid.hash())) {
             self.ledger.answered(id, true, now);
-            return self.has(id, cid, sessions);
+            self.probe_stranger(id, cid, &question, now);
+            return self.has(id, cid, question.sessions);
         }
         let Some(want) = self.index.get(cid.hash()).copied() else { return };
         let Some(peer) = self.peers.get(&id) else { return };
@@ -155,9 +162,9 @@ impl Scheduler {
     }
 
     fn dont_have(&mut self, id: PeerId, cid: &Cid, now: Time) {
-        if let Some(sessions) = self.peers.get_mut(&id).and_then(|peer| peer.answered(cid.hash())) {
+        if let Some(question) = self.peers.get_mut(&id).and_then(|peer| peer.answered(cid.hash())) {
             self.ledger.answered(id, false, now);
-            for session in sessions {
+            for session in question.sessions {
                 if let Some(candidate) = self.sessions.get_mut(&session).and_then(|s| s.candidates.get_mut(&id)) {
                     candidate.missed();
                 }
@@ -188,7 +195,10 @@ impl Scheduler {
         self.revive(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let asked = self.index.get(&key).and_then(|want| peer.outstanding.get(want)).copied();
-        peer.alive(now, wire as usize, received, Some(asked.map(|asked| asked.at)));
+        // Of a peer that is asked for nothing, what comes is its probe.
+        let probed = peer.probed.filter(|_| peer.block_wants == 0 && peer.rate.rate().is_none());
+        let since = asked.map(|asked| asked.at).or(probed);
+        peer.alive(now, wire as usize, received, Some(since));
         let first_byte = peer.first_byte;
         let Some(want) = self.index.get(&key).copied() else {
             return self.unwanted(id, &block, now);
@@ -238,7 +248,7 @@ impl Scheduler {
                 if !unsent {
                     self.unask(want, other);
                     if let Some(peer) = self.peers.get_mut(&other) {
-                        peer.still_asks(*block.cid().hash(), &sessions);
+                        peer.still_asks(*block.cid().hash(), &sessions, block.len() as u64);
                     }
                     continue;
                 }
@@ -296,15 +306,19 @@ impl Scheduler {
     fn unwanted(&mut self, id: PeerId, block: &Block, now: Time) {
         let bytes = block.len() as u64;
         // A small block instead of a HAVE (Kubo: up to 1,024 bytes): the answer to the question, not a copy.
-        if let Some(sessions) = self.peers.get_mut(&id).and_then(|peer| peer.answered(block.cid().hash())) {
+        if let Some(question) = self.peers.get_mut(&id).and_then(|peer| peer.answered(block.cid().hash())) {
             self.ledger.answered(id, true, now);
-            return self.has(id, block.cid(), sessions);
+            return self.has(id, block.cid(), question.sessions);
         }
         let Some(peer) = self.peers.get(&id) else { return };
         match peer.recent.get(block.cid().hash()) {
             Some(session) => {
                 self.tally.duplicate_bytes += bytes;
+                let rate = peer.rate.rate();
                 self.ledger.answered(id, true, now);
+                if let Some(rate) = rate {
+                    self.ledger.measured(id, rate, now);
+                }
                 if let Some(session) = session.filter(|s| self.sessions.contains_key(s)) {
                     // Another was quicker, but it has the content.
                     self.has(id, block.cid(), vec![session]);

@@ -79,12 +79,23 @@ pub struct Peer {
     pub full_since: Option<Time>,
     /// Another was quicker with a block that it was asked for: one at a time until it delivers.
     pub lost: bool,
+    /// When it was last asked for a block to find out its rate.
+    pub probed: Option<Time>,
     pub stalled: bool,
     pub recent: Recent,
     /// Questions whose block came from elsewhere meanwhile: the answer still tells whether the peer is useful.
-    pub questions: VecDeque<(Multihash, Vec<SessionId>)>,
+    pub questions: VecDeque<(Multihash, Question)>,
     /// The largest block that came.
     pub largest: u64,
+}
+
+/// A question whose block came from elsewhere meanwhile.
+#[derive(Debug)]
+pub struct Question {
+    /// For which it was asked.
+    pub sessions: Vec<SessionId>,
+    /// The size of the block.
+    pub bytes: u64,
 }
 
 /// One want outstanding at one peer.
@@ -135,6 +146,7 @@ impl Peer {
             last_bytes: now,
             full_since: None,
             lost: false,
+            probed: None,
             stalled: false,
             recent: Recent::default(),
             questions: VecDeque::new(),
@@ -288,17 +300,18 @@ impl Peer {
         }
     }
 
-    pub fn still_asks(&mut self, key: Multihash, sessions: &[SessionId]) {
+    pub fn still_asks(&mut self, key: Multihash, sessions: &[SessionId], bytes: u64) {
         if self.questions.len() >= MAX_QUESTIONS {
             self.questions.pop_front();
         }
-        self.questions.push_back((key, sessions.iter().take(MAX_QUESTIONS).copied().collect()));
+        let sessions = sessions.iter().take(MAX_QUESTIONS).copied().collect();
+        self.questions.push_back((key, Question { sessions, bytes }));
     }
 
-    /// The sessions for which an open question was asked.
-    pub fn answered(&mut self, key: &Multihash) -> Option<Vec<SessionId>> {
+    /// Takes an open question out.
+    pub fn answered(&mut self, key: &Multihash) -> Option<Question> {
         let at = self.questions.iter().position(|(asked, _)| asked == key)?;
-        self.questions.remove(at).map(|(_, sessions)| sessions)
+        self.questions.remove(at).map(|(_, question)| question)
     }
 
     /// Bytes came, as part of a message or (`whole`: when that block was asked for, if it was) with the end of a block;

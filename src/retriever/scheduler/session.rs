@@ -359,9 +359,8 @@ impl Scheduler {
             live.block_wants -= 1;
             if live.block_wants == 0 {
                 live.full_since = None;
-            }
-            if live.block_wants == 0 {
                 live.first_byte = None;
+                live.rate.idle();
             }
             state.block_asks -= 1;
             if state.block_asks == 0 {

@@ -37,12 +37,20 @@ impl Scheduler {
     }
 
     fn watch_peers(&mut self, now: Time) {
-        for peer in self.peers.values_mut() {
+        let mut fallen = Vec::new();
+        for (id, peer) in &mut self.peers {
             // Silence is no rate: it ends in a stall, or all comes at once.
             if let Some(rate) = peer.fallen(now).filter(|rate| *rate > MIN_RATE) {
                 peer.rate.fell(now, rate);
+                fallen.push(*id);
             }
         }
+        for id in fallen {
+            let full = self.peers.iter().filter(|(other, peer)| **other != id && peer.full_since.is_some());
+            let beside = full.map(|(other, _)| *other).collect();
+            self.bottlenecks.fell(id, beside, now);
+        }
+        self.bottlenecks.judge(now);
         let mut silent = Vec::new();
         let mut unanswered = Vec::new();
         for (id, peer) in &self.peers {

@@ -23,7 +23,7 @@ use crate::gateway::world::{World, noise};
 const MIB: usize = 1 << 20;
 
 /// A file's blocks in the order of a CAR, root first.
-fn file(length: usize) -> (Vec<u8>, Vec<Block>) {
+pub fn file(length: usize) -> (Vec<u8>, Vec<Block>) {
     let data = noise(length);
     let mut builder = FileBuilder::new(&Profile::KUBO_V1);
     let mut leaves = builder.push(Bytes::copy_from_slice(&data));
@@ -35,27 +35,27 @@ fn file(length: usize) -> (Vec<u8>, Vec<Block>) {
     (data, blocks)
 }
 
-fn chunks(blocks: &[Block]) -> Vec<Bytes> {
+pub fn chunks(blocks: &[Block]) -> Vec<Bytes> {
     let mut chunks = vec![car::header(&[*blocks[0].cid()])];
     chunks.extend(blocks.iter().flat_map(car::frame));
     chunks
 }
 
-fn of_type(body: Body) -> Response<Body> {
+pub fn of_type(body: Body) -> Response<Body> {
     Response::builder().header(CONTENT_TYPE, "application/vnd.ipld.car; version=1").body(body).unwrap()
 }
 
-fn as_car(blocks: &[Block]) -> Response<Body> {
+pub fn as_car(blocks: &[Block]) -> Response<Body> {
     of_type(Body::from_stream(futures::stream::iter(chunks(blocks).into_iter().map(Ok::<_, std::io::Error>))))
 }
 
-async fn root_of(session: &Session, cid: Cid) -> Result<Block, FetchError> {
+pub async fn root_of(session: &Session, cid: Cid) -> Result<Block, FetchError> {
     let hint = Hint { cid, size: None };
     tokio::time::timeout(PATIENCE, session.fetch_whole(&hint)).await.expect("an answer in time")
 }
 
 /// Reads the file as the gateway does.
-async fn read(session: &Session, cid: Cid) -> Vec<u8> {
+pub async fn read(session: &Session, cid: Cid) -> Vec<u8> {
     let root = root_of(session, cid).await.unwrap();
     let mut reader = FileReader::whole(session.clone(), &root).unwrap();
     let mut data = Vec::new();
@@ -171,7 +171,7 @@ async fn a_wrong_block_in_a_car_ends_all_that_is_asked_of_the_provider() {
 }
 
 /// Says when it is dropped.
-struct Told(Arc<AtomicBool>);
+pub struct Told(pub Arc<AtomicBool>);
 
 impl Drop for Told {
     fn drop(&mut self) {
