@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::car;
 use crate::net::namespace::Namespace;
 use crate::net::star::LinkSpec;
 
@@ -154,9 +155,9 @@ impl Adversary {
     }
 
     /// Takes the blocks of a CAR in. `honest`: it will serve these as a good peer does.
-    pub fn load(&self, car: &[u8], honest: bool) -> io::Result<()> {
+    pub fn load(&self, archive: &[u8], honest: bool) -> io::Result<()> {
         let mut blocks = self.shared.blocks();
-        for (cid, data) in wire::car(car)? {
+        for (cid, data) in car::blocks(archive)? {
             blocks.insert(cid.to_vec(), Held { data: data.into(), honest });
         }
         Ok(())

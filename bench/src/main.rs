@@ -5,6 +5,7 @@
 
 mod adversary;
 mod bound;
+mod car;
 mod cell;
 mod client;
 mod contender;

@@ -1,8 +1,10 @@
-//! Bitswap 1.2.0 messages (<https://specs.ipfs.tech/bitswap-protocol/>) and CAR v1, as far as an adversary needs them.
+//! Bitswap 1.2.0 messages (<https://specs.ipfs.tech/bitswap-protocol/>), as far as an adversary needs them.
 
 use std::io;
 
 use prost::Message as _;
+
+use crate::car::varint;
 
 /// The longest message that is read.
 pub const MAX_MESSAGE: usize = 4 << 20;
@@ -83,67 +85,9 @@ fn prefix(cid: &[u8]) -> io::Result<&[u8]> {
     Ok(&cid[..cid.len() - rest.len()])
 }
 
-/// Takes an unsigned LEB128 number off the front.
-fn varint(bytes: &mut &[u8]) -> io::Result<u64> {
-    let mut value = 0;
-    for shift in (0..63).step_by(7) {
-        let (&byte, rest) = bytes.split_first().ok_or(io::ErrorKind::UnexpectedEof)?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Ok(value);
-        }
-    }
-    Err(io::Error::other("a number longer than 63 bits"))
-}
-
-/// (CID, data) of each block of a CAR v1 of CIDv1 blocks.
-pub fn car(mut bytes: &[u8]) -> io::Result<Vec<(&[u8], &[u8])>> {
-    fn section<'a>(bytes: &mut &'a [u8]) -> io::Result<&'a [u8]> {
-        let length = usize::try_from(varint(bytes)?).map_err(io::Error::other)?;
-        let (section, rest) = bytes.split_at_checked(length).ok_or(io::ErrorKind::UnexpectedEof)?;
-        *bytes = rest;
-        Ok(section)
-    }
-    section(&mut bytes)?;
-    let mut blocks = Vec::new();
-    while !bytes.is_empty() {
-        let block = section(&mut bytes)?;
-        let mut rest = block;
-        let mut last = 0;
-        for _ in 0..4 {
-            last = varint(&mut rest)?;
-        }
-        let hash = usize::try_from(last).map_err(io::Error::other)?;
-        let cid = block.len() - rest.len() + hash;
-        blocks.push(block.split_at_checked(cid).ok_or(io::ErrorKind::UnexpectedEof)?);
-    }
-    Ok(blocks)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_blocks_of_a_car_are_told_apart_and_a_cut_one_is_an_error() {
-        let mut bytes = vec![2, 0xa0, 0xa0];
-        let cid = |fill: u8| [&[1, 0x55, 0x12, 32][..], &[fill; 32]].concat();
-        for (fill, data) in [(7, &b"seven"[..]), (9, &[5; 200][..])] {
-            let section = [cid(fill), data.to_vec()].concat();
-            let length = section.len();
-            if length < 128 {
-                bytes.push(length as u8);
-            } else {
-                bytes.extend([(length & 0x7f) as u8 | 0x80, (length >> 7) as u8]);
-            }
-            bytes.extend(section);
-        }
-        let blocks = car(&bytes).unwrap();
-        assert_eq!(blocks, [(&cid(7)[..], &b"seven"[..]), (&cid(9)[..], &[5; 200][..])]);
-        assert!(car(&bytes[..bytes.len() - 1]).is_err());
-        assert!(car(&[0xff; 12]).is_err());
-    }
 
     #[test]
     fn a_message_is_what_other_programs_read() {
