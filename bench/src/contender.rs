@@ -5,6 +5,7 @@ pub mod helia;
 pub mod kubo;
 pub mod rainbow;
 pub mod tidegate;
+pub mod trustless;
 pub mod web;
 
 use std::io;

@@ -12,6 +12,7 @@ mod contender;
 mod machine;
 mod net;
 mod process;
+mod providers;
 mod report;
 mod resume;
 mod router;
@@ -29,9 +30,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use contender::{Scratch, Transport};
 use net::star::Star;
+use providers::Providers;
 use run::{Gathered, Options};
 use scenario::{LinkSet, Scenario};
-use world::Providers;
 
 #[derive(Parser)]
 #[command(version, about = "Measures Tidegate against other programs over emulated links")]
@@ -170,7 +171,7 @@ fn run(args: &RunArgs) -> io::Result<ExitCode> {
     // Everything that is measured, and what measures it, goes before what else the machine does; children inherit it.
     // SAFETY: a call with numbers. Where it is not allowed nothing changes, and the report tells how busy the machine was.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, PRIORITY) };
-    let scenarios = scenarios(&args.scenario)?;
+    let (scenarios, left_out) = measured(scenarios(&args.scenario)?, args.providers)?;
     let started = Instant::now();
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let earlier = if args.resume { resume::load(&args.out)? } else { None };
@@ -201,7 +202,10 @@ fn run(args: &RunArgs) -> io::Result<ExitCode> {
         command: std::env::args().skip(1).fold("tidegate-bench".to_owned(), |all, one| all + " " + &one),
         congestion_control: args.congestion_control.clone(),
         providers: args.providers.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default(),
-        transport: options.transport.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default(),
+        transport: match args.providers.over_http() {
+            true => "HTTP".to_owned(),
+            false => options.transport.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default(),
+        },
         machine: machine::Machine::read(),
         contenders: Vec::new(),
         self_tests: Vec::new(),
@@ -212,6 +216,11 @@ fn run(args: &RunArgs) -> io::Result<ExitCode> {
         notes: Vec::new(),
     };
     let mut out = Gathered { keep: Some(args.out.join("samples.csv")), ..Gathered::default() };
+    out.notes.extend(left_out);
+    if args.providers == Providers::Nginx {
+        let version = contender::web::version().ok_or_else(|| io::Error::other("nginx is not installed"))?;
+        out.notes.push(format!("Providers: {version}, one worker each, HTTP/1.1; raw blocks and CARs as files."));
+    }
     let mut failure = None;
     out.contenders
         .extend(contender::tidegate::version().map(|version| ("tidegate-optimized".to_owned(), version, None)));
@@ -252,6 +261,20 @@ fn run(args: &RunArgs) -> io::Result<ExitCode> {
     }
     stored(&results, &options)?;
     Ok(functional(&cells))
+}
+
+/// The scenarios that these providers serve, and a line on each of the others.
+fn measured(scenarios: Vec<Scenario>, providers: Providers) -> io::Result<(Vec<Scenario>, Vec<String>)> {
+    let refused = |scenario: &Scenario| {
+        let why = providers.refusal(*scenario)?;
+        Some(format!("{} was left out: {why}.", scenario.as_str()))
+    };
+    let left_out: Vec<String> = scenarios.iter().filter_map(refused).collect();
+    if left_out.len() == scenarios.len() {
+        return Err(io::Error::other(left_out.join(" ")));
+    }
+    left_out.iter().for_each(|line| eprintln!("{line}"));
+    Ok((scenarios.into_iter().filter(|scenario| providers.refusal(*scenario).is_none()).collect(), left_out))
 }
 
 /// Which sets of links are made, and what is measured on each.

@@ -14,9 +14,10 @@ use crate::cell::Sample;
 use crate::client::Fetched;
 use crate::contender::{Contender, Content, Transport};
 use crate::net::star::SelfTest;
+use crate::providers::Providers;
 use crate::scenario::{Fault, LinkSet, Scenario, iterations};
 use crate::stats::Summary;
-use crate::world::{Providers, World};
+use crate::world::World;
 
 /// A cell's iterations end early at an interval of this half-width, as a share of the median, for every contender.
 const PRECISION: f64 = 0.05;
@@ -74,6 +75,12 @@ impl Gathered {
             self.contenders.push(known);
         }
     }
+
+    /// Somebody takes no part.
+    fn leave(&mut self, why: String) {
+        eprintln!("  {why}: left out");
+        self.notes.push(format!("{why}: left out."));
+    }
 }
 
 /// Everything of `scenarios` on one set of links.
@@ -95,7 +102,7 @@ pub fn link_set(set: &LinkSet, scenarios: &[Scenario], options: &Options, out: &
                     out.met(contender.as_ref());
                     contenders.push(contender);
                 }
-                None => out.notes.push(format!("{name} is not installed, or takes no part on {}: left out.", set.name)),
+                None => out.leave(world.absence(name)),
             }
         }
     }

@@ -17,10 +17,12 @@ use crate::contender::helia;
 use crate::contender::kubo::{self, Kubo};
 use crate::contender::rainbow;
 use crate::contender::tidegate::{self, Peer, Peers};
+use crate::contender::trustless::Shelf;
 use crate::contender::web::{self, Nginx, WarmConnection};
 use crate::contender::{Contender, Content, Gateway, Scratch, Transport};
 use crate::net::emulator::Change;
 use crate::net::star::Star;
+use crate::providers::Providers;
 use crate::router;
 use crate::run::Options;
 use crate::scenario::{End, LinkSet};
@@ -37,6 +39,8 @@ pub struct World {
     ends: Vec<Place>,
     /// With the place of its link.
     webs: Vec<(usize, Nginx)>,
+    /// What the providers serve, where they are nginx.
+    shelf: Option<Shelf>,
     transport: Transport,
     providers: Providers,
     scratch: Scratch,
@@ -44,20 +48,11 @@ pub struct World {
     made: u64,
 }
 
-/// Which programs the contents come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Providers {
-    Kubo,
-    /// Over Bitswap.
-    Tidegate,
-    /// Tidegate's gateway as a provider over HTTP; contenders that cannot ask one do not take part.
-    TidegateHttp,
-}
-
 /// What is at the end of a link.
 enum Place {
     Kubo(Kubo),
     Tidegate(tidegate::Provider),
+    Nginx(Nginx),
     Adversary(Adversary),
     Dead,
 }
@@ -68,7 +63,7 @@ impl Place {
         match self {
             Self::Kubo(kubo) => Some(kubo.add(path)),
             Self::Tidegate(tidegate) => Some(tidegate.add(path)),
-            Self::Adversary(_) | Self::Dead => None,
+            Self::Nginx(_) | Self::Adversary(_) | Self::Dead => None,
         }
     }
 }
@@ -92,6 +87,7 @@ impl World {
         let star = Star::new(&set.links, set.access_mbit, congestion_control, *seed)?;
         let scratch = Scratch::new(&options.scratch, "world")?;
         let (mut ends, mut webs) = (Vec::new(), Vec::new());
+        let mut shelf = None;
         for (place, (namespace, end)) in star.providers.iter().zip(&set.ends).enumerate() {
             let address = Star::address(place);
             ends.push(match (end, options.providers) {
@@ -110,13 +106,20 @@ impl World {
                 (End::Provider | End::Late, Providers::Tidegate | Providers::TidegateHttp) => {
                     Place::Tidegate(tidegate::Provider::start(namespace, &scratch.0, &address)?)
                 }
+                (End::Provider | End::Late, Providers::Nginx) => {
+                    let shelf = match &shelf {
+                        Some(shelf) => shelf,
+                        None => shelf.insert(Shelf::new(&scratch.0)?),
+                    };
+                    Place::Nginx(shelf.serve(namespace, &scratch.0, &address)?)
+                }
             });
             if web && *end == End::Provider && web::version().is_some() {
                 webs.push((place, Nginx::start(namespace, &scratch.0, &address)?));
             }
         }
         let (set_of, transport, seed, providers) = (set.clone(), *transport, *seed, options.providers);
-        let world = Self { set: set_of, star, ends, webs, transport, providers, scratch, seed, made: 0 };
+        let world = Self { set: set_of, star, ends, webs, shelf, transport, providers, scratch, seed, made: 0 };
         if set.is_adverse() && world.kubo().is_none() {
             return Err(io::Error::other(format!("{} needs --providers kubo", set.name)));
         }
@@ -130,6 +133,8 @@ impl World {
                 _ if self.set.ends[place] == End::Late => return None,
                 Place::Kubo(kubo) => (kubo.peer_id.clone(), false),
                 Place::Tidegate(tidegate) => (tidegate.peer_id.clone(), false),
+                // Known by its address alone.
+                Place::Nginx(_) => (String::new(), false),
                 Place::Adversary(adversary) => (adversary.peer_id.clone(), false),
                 Place::Dead => (NOBODY.to_owned(), true),
             };
@@ -140,12 +145,10 @@ impl World {
 
     /// T_k of a file, seconds: one round trip where a CAR can bring it (RETRIEVAL.md §5.3).
     pub fn bound(&self, bytes: u64) -> f64 {
-        match self.providers {
-            Providers::TidegateHttp if bytes > bound::LEAF_BYTES => {
-                bound::bound(bytes, 1, &self.set.honest(), self.set.access_mbit)
-            }
-            _ => self.set.bound(bytes),
+        if self.providers.over_http() && bytes > bound::LEAF_BYTES {
+            return bound::bound(bytes, 1, &self.set.honest(), self.set.access_mbit);
         }
+        self.set.bound(bytes)
     }
 
     fn kubo(&self) -> Option<&Kubo> {
@@ -166,7 +169,7 @@ impl World {
     pub fn contender(&self, name: &str) -> io::Result<Option<Box<dyn Contender>>> {
         let gateway = &self.star.gateway;
         let peers = self.peers();
-        let over_http = self.providers == Providers::TidegateHttp;
+        let over_http = self.providers.over_http();
         Ok(match name {
             "kubo" | "helia" | "rainbow" if over_http => None,
             "tidegate-optimized" | "tidegate-standard" => {
@@ -197,6 +200,14 @@ impl World {
             }
             _ => None,
         })
+    }
+
+    /// Why there is no contender of this name.
+    pub fn absence(&self, name: &str) -> String {
+        match name {
+            "kubo" | "helia" | "rainbow" if self.providers.over_http() => format!("{name} asks no providers over HTTP"),
+            _ => format!("{name} is not installed, or takes no part on {}", self.set.name),
+        }
     }
 
     /// A fresh contender that knows a delegated router and nobody else.
@@ -259,7 +270,10 @@ impl World {
             let panicked = |_| Some(Err(io::Error::other("adding to a provider panicked")));
             adding.into_iter().filter_map(|thread| thread.join().unwrap_or_else(panicked)).collect()
         });
-        let cids: Vec<String> = cids.into_iter().collect::<io::Result<_>>()?;
+        let mut cids: Vec<String> = cids.into_iter().collect::<io::Result<_>>()?;
+        if let Some(shelf) = &self.shelf {
+            cids.push(shelf.add(&path)?);
+        }
         if path.is_file() {
             for (_, web) in &self.webs {
                 web.add(&path, &name)?;
@@ -289,13 +303,18 @@ impl World {
     /// Copies of `made` on web servers and with adversaries go too.
     pub fn forget(&self, made: &Made) {
         self.adversaries().for_each(Adversary::clear);
+        if let Some(shelf) = &self.shelf {
+            shelf.clear();
+        }
         for (_, web) in &self.webs {
             web.remove(&made.content.name);
         }
     }
 
     pub fn check(&mut self) -> io::Result<()> {
-        self.webs.iter_mut().try_for_each(|(_, web)| web.check())
+        let providers =
+            self.ends.iter_mut().filter_map(|end| if let Place::Nginx(web) = end { Some(web) } else { None });
+        self.webs.iter_mut().map(|(_, web)| web).chain(providers).try_for_each(Nginx::check)
     }
 }
 

@@ -14,8 +14,8 @@ use crate::client;
 use crate::net::namespace::{Namespace, succeed};
 use crate::process::Process;
 
-/// Where a provider's gateway listens.
-const HTTP_PORT: u16 = 8080;
+/// Where a provider over HTTP listens.
+pub const HTTP_PORT: u16 = 8080;
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);
 
 /// A peer that a contender is told of.
@@ -123,6 +123,17 @@ pub fn add(namespace: &Namespace, data: &Path, path: &Path) -> io::Result<String
     let output = add.arg("add").arg(path).args(["-r", "-q", "--data-dir"]).arg(data).output()?;
     succeed("tidegate add", &output)?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The CID of a file and all its blocks as a CAR, root first: by servers that run for this alone, and know nobody.
+pub fn import(namespace: &Namespace, scratch: &Path, path: &Path) -> io::Result<(String, Vec<u8>)> {
+    let data = Scratch::new(scratch, "import")?;
+    let cid = add(namespace, &data.0, path)?;
+    let mut export = namespace.command(&binary()?);
+    export.env("TIDEGATE_OFFLINE", "true").args(["car", "export", &cid, "-o", "-", "--data-dir"]).arg(&data.0);
+    let output = export.output()?;
+    succeed("tidegate car export", &output)?;
+    Ok((cid, output.stdout))
 }
 
 pub fn command(namespace: &Namespace, data: &Path, gateway: &str) -> io::Result<Command> {

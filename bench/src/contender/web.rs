@@ -27,24 +27,20 @@ pub fn version() -> Option<String> {
 }
 
 impl Nginx {
+    /// One of plain files by their names, and of listings of folders.
     pub fn start(namespace: &Namespace, scratch: &Path, address: &str) -> io::Result<Self> {
         let data = Scratch::new(scratch, "nginx")?;
         let root = data.0.join("www");
         fs::create_dir(&root)?;
-        let config = data.0.join("nginx.conf");
-        let (dir, www) = (data.0.display(), root.display());
-        fs::write(
-            &config,
-            format!(
-                "user root;\nworker_processes 1;\ndaemon off;\npid {dir}/pid;\nerror_log {dir}/error.log;\n\
-                 events {{ worker_connections 512; }}\n\
-                 http {{ access_log off; sendfile on; keepalive_requests 1000000; keepalive_timeout 1h;\n\
-                 client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir}; uwsgi_temp_path {dir}; scgi_temp_path {dir};\n\
-                 server {{ listen {address}:{PORT}; root {www}; autoindex on; }} }}\n"
-            ),
-        )?;
+        Self::serve(namespace, data, root, &format!("{address}:{PORT}"), "autoindex on;")
+    }
+
+    /// One of the files in `root`. `rules`: what the server's block says beside where it listens.
+    pub fn serve(namespace: &Namespace, data: Scratch, root: PathBuf, listen: &str, rules: &str) -> io::Result<Self> {
+        let file = data.0.join("nginx.conf");
+        fs::write(&file, config(&data.0, &root, listen, rules))?;
         let mut nginx = namespace.command("nginx");
-        nginx.arg("-c").arg(&config).arg("-p").arg(&data.0);
+        nginx.arg("-c").arg(&file).arg("-p").arg(&data.0);
         let process = Process::start_silent("nginx", nginx, &data.0.join("nginx.log"))?;
         std::thread::sleep(Duration::from_millis(200));
         Ok(Self { process, root, _data: data })
@@ -76,6 +72,18 @@ impl Nginx {
         }
         Err(io::Error::other(format!("nginx ended: {}", self.process.last_words())))
     }
+}
+
+/// What nginx reads; what it writes goes to `data`.
+pub fn config(data: &Path, root: &Path, listen: &str, rules: &str) -> String {
+    let (dir, root) = (data.display(), root.display());
+    format!(
+        "user root;\nworker_processes 1;\ndaemon off;\npid {dir}/pid;\nerror_log {dir}/error.log;\n\
+         events {{ worker_connections 512; }}\n\
+         http {{ access_log off; sendfile on; keepalive_requests 1000000; keepalive_timeout 1h;\n\
+         client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir}; uwsgi_temp_path {dir}; scgi_temp_path {dir};\n\
+         server {{ listen {listen}; root {root}; {rules} }} }}\n"
+    )
 }
 
 type Job = (String, mpsc::SyncSender<io::Result<Fetched>>);
