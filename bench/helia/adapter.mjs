@@ -1,6 +1,6 @@
 // Helia behind an HTTP listener, so that the benchmark's client can time it as it times every other contender.
 //
-//   node adapter.mjs MULTIADDR...     dials the peers, then prints "ready HOST:PORT" and answers GET /ipfs/CID
+//   node adapter.mjs MULTIADDR...     dials the peers, then prints "ready HOST:PORT" and answers GET /ipfs/CID[/path]
 //
 // Loopback and the run's own namespaces only: no bootstrap, no delegated router, no public gateway.
 
@@ -33,8 +33,8 @@ const server = createServer(async (request, response) => {
   const stop = new AbortController()
   response.on('close', () => stop.abort())
   try {
-    const [, , cid] = request.url.split('/')
-    for await (const chunk of files.cat(CID.parse(cid), { signal: stop.signal })) {
+    const [, , cid, ...path] = request.url.split('/')
+    for await (const chunk of files.cat(CID.parse(cid), { path: path.join('/'), signal: stop.signal })) {
       if (!response.headersSent) response.writeHead(200, { 'content-type': 'application/octet-stream' })
       if (!response.write(chunk)) await new Promise(resolve => response.once('drain', resolve))
     }

@@ -132,12 +132,15 @@ fn unable() -> Option<String> {
 fn missing(why: &str, quick: bool) -> io::Result<ExitCode> {
     // SAFETY: a call without arguments that cannot fail.
     let root = unsafe { libc::geteuid() } == 0;
-    let ci = std::env::var("CI").is_ok_and(|value| value == "true");
-    if quick && !(ci && root) {
+    if quick && !(in_ci() && root) {
         println!("SKIPPED: the quick benchmark did not run: {why}");
         return Ok(ExitCode::SUCCESS);
     }
     Err(io::Error::other(why.to_owned()))
+}
+
+fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true")
 }
 
 fn self_test(name: &str) -> io::Result<ExitCode> {
@@ -172,6 +175,13 @@ fn run(args: &RunArgs) -> io::Result<ExitCode> {
     // SAFETY: a call with numbers. Where it is not allowed nothing changes, and the report tells how busy the machine was.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, PRIORITY) };
     let (scenarios, left_out) = measured(scenarios(&args.scenario)?, args.providers)?;
+    // In CI nobody reads that a contender was left out.
+    if in_ci()
+        && args.contenders.iter().any(|name| name == "helia")
+        && let Some(why) = contender::helia::missing()
+    {
+        return Err(io::Error::other(why));
+    }
     let started = Instant::now();
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let earlier = if args.resume { resume::load(&args.out)? } else { None };

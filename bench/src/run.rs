@@ -97,6 +97,10 @@ pub fn link_set(set: &LinkSet, scenarios: &[Scenario], options: &Options, out: &
     let mut contenders = Vec::new();
     if !set.is_adverse() {
         for name in &options.contenders {
+            if lingers(name, set, options) {
+                out.leave(format!("{name} takes too long on {} for a quick run", set.name));
+                continue;
+            }
             match world.contender(name)? {
                 Some(contender) => {
                     out.met(contender.as_ref());
@@ -139,6 +143,12 @@ pub fn link_set(set: &LinkSet, scenarios: &[Scenario], options: &Options, out: &
     let machine = crate::machine::busy().zip(busy).and_then(|(after, before)| after.since(before));
     out.load.push((set.name.clone(), load, machine));
     Ok(())
+}
+
+/// Helia asks every provider for everything: after each fetch a slow link brings for many seconds what nobody needs, too
+/// long for a quick look.
+fn lingers(name: &str, set: &LinkSet, options: &Options) -> bool {
+    options.quick && name == "helia" && set.links.len() > 1
 }
 
 fn transfers(

@@ -204,9 +204,11 @@ impl World {
 
     /// Why there is no contender of this name.
     pub fn absence(&self, name: &str) -> String {
+        let other = || format!("{name} is not installed, or takes no part on {}", self.set.name);
         match name {
             "kubo" | "helia" | "rainbow" if self.providers.over_http() => format!("{name} asks no providers over HTTP"),
-            _ => format!("{name} is not installed, or takes no part on {}", self.set.name),
+            "helia" => helia::missing().unwrap_or_else(other),
+            _ => other(),
         }
     }
 

@@ -9,11 +9,18 @@ use super::{Gateway, Inside, Scratch, Transport};
 use crate::net::namespace::Namespace;
 use crate::process::Process;
 
-/// The folder with its packages; `None`: they are not installed.
-fn folder() -> Option<PathBuf> {
+/// The folder with its packages, or what is missing.
+fn folder() -> Result<PathBuf, String> {
     let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("helia");
     let folder = std::env::var_os("TIDEGATE_HELIA").map_or_else(own, PathBuf::from);
-    (node(&folder).exists() && folder.join("node_modules/helia/package.json").exists()).then_some(folder)
+    let whole = node(&folder).exists() && folder.join("node_modules/helia/package.json").exists();
+    let missing = || format!("helia is not installed in {} (npm ci --ignore-scripts)", folder.display());
+    if whole { Ok(folder) } else { Err(missing()) }
+}
+
+/// Why it cannot take part; `None`: it can.
+pub fn missing() -> Option<String> {
+    folder().err()
 }
 
 /// Node 22, which Helia needs, comes with its packages.
@@ -29,7 +36,7 @@ fn version(folder: &Path) -> io::Result<String> {
 
 /// A warm contender that is connected to `providers`, but for the dead.
 pub fn contender(namespace: &Namespace, scratch: &Path, providers: &[Peer]) -> io::Result<Option<Gateway>> {
-    let Some(folder) = folder() else { return Ok(None) };
+    let Ok(folder) = folder() else { return Ok(None) };
     let data = Scratch::new(scratch, "helia")?;
     let adapter = data.0.join("adapter.mjs");
     std::fs::write(&adapter, include_str!("../../helia/adapter.mjs"))?;

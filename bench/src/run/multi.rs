@@ -21,6 +21,9 @@ const BROWSER_CONNECTIONS: usize = 6;
 /// A program that goes file by file takes 15 s for a TAR.
 const TAR_ITERATIONS: usize = 3;
 
+/// Its adapter makes no archives.
+const WITHOUT_TAR: &str = "helia";
+
 /// Labels of the ways that are not the usual one.
 pub const LABELS: [&str; 2] = ["six connections", "tar"];
 
@@ -80,6 +83,9 @@ fn one(
         let place = (turn + iteration) % contenders.len();
         let contender = contenders[place].as_mut();
         let Some(host) = contender.host() else { continue };
+        if way == Way::Tar && contender.name() == WITHOUT_TAR {
+            continue;
+        }
         let (cpu, duplicates) = (contender.cpu(), contender.duplicates());
         let (wire, dropped) = (world.star.emulator.totals().down_bytes(), world.star.udp_dropped());
         let cid = &made.content.cid;

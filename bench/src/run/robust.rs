@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Gathered, Options, measure, resumed, tell, verify, warm_up};
+use super::{Gathered, Options, lingers, measure, resumed, tell, verify, warm_up};
 use crate::cell::Sample;
 use crate::client;
 use crate::contender::Contender;
@@ -58,8 +58,8 @@ impl Drop for Trigger {
 }
 
 /// Our standard policy waits ten seconds for a silent peer: too long for a quick look.
-fn left_out(name: &str, options: &Options) -> bool {
-    options.quick && name == "tidegate-standard"
+fn left_out(name: &str, world: &World, options: &Options) -> bool {
+    options.quick && name == "tidegate-standard" || lingers(name, &world.set, options)
 }
 
 /// A fault while a transfer runs.
@@ -81,7 +81,7 @@ pub(super) fn fault(
         for turn in 0..contenders.len() {
             let place = (turn + iteration) % contenders.len();
             let contender = &mut contenders[place];
-            if contender.host().is_none() || left_out(contender.name(), options) {
+            if contender.host().is_none() || left_out(contender.name(), world, options) {
                 continue;
             }
             let emulator = world.star.emulator.clone();
@@ -135,7 +135,7 @@ pub(super) fn adverse(world: &mut World, bytes: u64, options: &Options, out: &mu
         let made = world.file(bytes)?;
         for turn in 0..options.contenders.len() {
             let name = &options.contenders[(turn + iteration) % options.contenders.len()];
-            if left_out(name, options) {
+            if left_out(name, world, options) {
                 continue;
             }
             let Some(contender) = world.contender(name)? else { continue };
