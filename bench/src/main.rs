@@ -323,7 +323,7 @@ fn publish(dir: &Path, report: &mut report::Run, out: &Gathered) -> io::Result<V
     report.fairness.clone_from(&out.fairness);
     report.warm.clone_from(&out.warm);
     report.notes.clone_from(&out.notes);
-    report.gates = report::gates::gates(&cells, &out.warm, &out.fairness);
+    report.gates = report::gates::gates(&cells, &out.warm, &out.fairness, report.providers != "kubo");
     report::write(dir, report, &out.samples, &cells)?;
     Ok(cells)
 }

@@ -6,7 +6,7 @@ use crate::scenario::Scenario;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Providers {
     Kubo,
-    /// Over Bitswap.
+    /// Over libp2p: Bitswap, and CARs where one is alone.
     Tidegate,
     /// Tidegate's gateway as a provider over HTTP; contenders that cannot ask one do not take part.
     TidegateHttp,

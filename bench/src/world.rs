@@ -145,7 +145,7 @@ impl World {
 
     /// T_k of a file, seconds: one round trip where a CAR can bring it (RETRIEVAL.md §5.3).
     pub fn bound(&self, bytes: u64) -> f64 {
-        if self.providers.over_http() && bytes > bound::LEAF_BYTES {
+        if self.providers != Providers::Kubo && bytes > bound::LEAF_BYTES {
             return bound::bound(bytes, 1, &self.set.honest(), self.set.access_mbit);
         }
         self.set.bound(bytes)

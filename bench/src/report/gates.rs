@@ -18,11 +18,12 @@ pub struct Gate {
 
 const KUBO: &str = "kubo";
 
-/// All gates that the cells allow to check.
-pub fn gates(cells: &[Cell], warm: &[Warm], fairness: &[(String, f64)]) -> Vec<Gate> {
+/// All gates that the cells allow to check. `cars`: the providers give CARs, so that the bound is T_1, which only those that
+/// are alone can keep: several are asked for blocks.
+pub fn gates(cells: &[Cell], warm: &[Warm], fairness: &[(String, f64)], cars: bool) -> Vec<Gate> {
     let mut gates = Vec::new();
     for cell in cells.iter().filter(|cell| cell.contender == OPTIMIZED) {
-        of_cell(cell, cells, &mut gates);
+        of_cell(cell, cells, cars, &mut gates);
     }
     unseen(cells, &mut gates);
     let files: Vec<&Warm> = warm.iter().filter(|warm| warm.what == What::File).collect();
@@ -44,10 +45,12 @@ pub fn gates(cells: &[Cell], warm: &[Warm], fairness: &[(String, f64)]) -> Vec<G
     gates
 }
 
-fn of_cell(cell: &Cell, cells: &[Cell], gates: &mut Vec<Gate>) {
+fn of_cell(cell: &Cell, cells: &[Cell], cars: bool, gates: &mut Vec<Gate>) {
     let name = format!("{} {} {}", super::title(cell), cell.links, super::size(cell.bytes));
     let links = cell.links.as_str();
     let wanted = match (cell.scenario, links, cell.bytes) {
+        ("medium" | "large", "W", _) if cars => Some(0.60),
+        (_, links, _) if cars && links != "A" => None,
         ("small", "A" | "D" | "E", 100_000) => Some(0.80),
         ("small", "A" | "D" | "E", 900_000) => Some(0.75),
         ("medium", "A", _) => Some(0.90),
@@ -184,9 +187,22 @@ mod tests {
     #[test]
     fn a_gate_holds_or_not_by_what_was_measured() {
         let all = cells(&[sample(OPTIMIZED, 60.0, None), sample(OPTIMIZED, 61.0, None)], 1);
-        let gates = gates(&all, &[], &[(OPTIMIZED.to_owned(), 0.9)]);
+        let gates = gates(&all, &[], &[(OPTIMIZED.to_owned(), 0.9)], false);
         let told: Vec<(&str, bool)> = gates.iter().map(|gate| (gate.wanted.as_str(), gate.holds)).collect();
         assert_eq!(told, [("η ≥ 0.8", true), ("p99 ms (2 T_k + 1 RTT) ≤ 166", true), ("Jain ≥ 0.95", false)]);
+    }
+
+    #[test]
+    fn providers_that_give_cars_are_judged_by_the_bound_of_one_round_trip() {
+        let row = |links: &str| Sample {
+            total_ms: 1_000.0,
+            bound_ms: Some(610.0),
+            ..Sample::new(Scenario::Medium, links, 5_000_000, OPTIMIZED, 0)
+        };
+        let all = cells(&[row("W"), row("E"), row("A")], 1);
+        let told: Vec<(String, bool)> =
+            gates(&all, &[], &[], true).into_iter().map(|gate| (gate.wanted, gate.holds)).collect();
+        assert_eq!(told, [("η ≥ 0.6".to_owned(), true), ("η ≥ 0.9".to_owned(), false)]);
     }
 
     #[test]
@@ -197,7 +213,7 @@ mod tests {
             ..Sample::new(Scenario::Robust, links, 20_000_000, OPTIMIZED, 0)
         };
         let all = cells(&[row("D-P1", 2_000.0, None), row("Dcorrupt", 2_200.0, Some(3))], 1);
-        let gates = gates(&all, &[], &[]);
+        let gates = gates(&all, &[], &[], false);
         let told: Vec<(&str, bool)> = gates.iter().map(|gate| (gate.measured.as_str(), gate.holds)).collect();
         assert_eq!(told, [("1.100", true), ("3", false)]);
     }
@@ -219,7 +235,7 @@ mod tests {
             1,
         );
         let told: Vec<(String, bool)> =
-            gates(&all, &[], &[]).into_iter().map(|gate| (gate.measured, gate.holds)).collect();
+            gates(&all, &[], &[], false).into_iter().map(|gate| (gate.measured, gate.holds)).collect();
         assert_eq!(told, [("0.787".to_owned(), true), ("1.143".to_owned(), false)]);
     }
 }
