@@ -271,13 +271,15 @@ pub enum GpuCommand {
 pub fn run(cli: Cli) -> ExitCode {
     let serving = matches!(cli.command, Command::Serve { .. });
     crate::telemetry::init_logging(if serving { "info,libp2p_kad=warn,libp2p_mdns=error" } else { "error" });
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: the runtime did not start: {error}");
-            return ExitCode::from(Exit::Failed as u8);
-        }
-    };
+    let runtime =
+        match tokio::runtime::Builder::new_multi_thread().enable_all().on_thread_park(crate::p2p::bulk::moment).build()
+        {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("error: the runtime did not start: {error}");
+                return ExitCode::from(Exit::Failed as u8);
+            }
+        };
     let json = cli.common.json;
     let result = runtime.block_on(dispatch(cli));
     runtime.shutdown_timeout(Duration::from_secs(2));

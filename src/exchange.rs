@@ -34,8 +34,17 @@ pub struct Want {
     pub kind: WantKind,
     /// Larger is more urgent.
     pub priority: i32,
-    /// All that is below is wanted too, and nobody else can be asked for it: a peer that can send it in one answer may.
-    pub whole: bool,
+    pub below: Below,
+}
+
+/// What of all that is below a block is wanted of the same peer: one that can send it in one answer may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Below {
+    Nothing,
+    /// The first bytes of the file: others are asked for the rest as soon as it is known.
+    First(u64),
+    /// Nobody else can be asked for it.
+    All,
 }
 
 /// What an exchange reports. Bytes carry the time at which they came from the network, not that at which the consumer
@@ -70,7 +79,7 @@ pub enum ExchangeEvent {
         peer: PeerId,
         reason: &'static str,
     },
-    /// An answer has begun that brings all below a wanted block, over this transport.
+    /// An answer has begun that brings what was wanted below a block, over this transport.
     Whole {
         peer: PeerId,
         root: Cid,

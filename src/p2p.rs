@@ -7,6 +7,7 @@
 pub mod address;
 pub mod behaviour;
 pub mod bitswap;
+pub mod bulk;
 pub mod cars;
 pub mod client;
 pub mod config;

@@ -126,6 +126,9 @@ pub fn waterfall(detail: &Detail) -> Option<Waterfall> {
     Some(Waterfall { height: axis + 26, axis, ticks, lanes })
 }
 
+/// What became of a peer that was silent for too long.
+const STALLED: &str = "stalled, asked elsewhere";
+
 impl PeerLane {
     fn see(&mut self, kind: EventKind, at: f64) {
         match kind {
@@ -142,18 +145,25 @@ impl PeerLane {
             EventKind::HaveReceived | EventKind::DontHave | EventKind::Duplicate => {
                 self.last_sign = Some(at);
                 if kind == EventKind::DontHave {
-                    self.end = Some((at, "has it not"));
+                    self.ends(at, "has it not");
                 }
             }
             EventKind::Stalled => {
                 self.stalls.push((self.last_sign.unwrap_or(at), at));
                 self.last_sign = Some(at);
-                self.end = Some((at, "stalled, asked elsewhere"));
+                self.end = Some((at, STALLED));
             }
             EventKind::DialFailed => self.end = Some((at, "could not be reached")),
             EventKind::Corrupt | EventKind::Quarantined => self.end = Some((at, "sent wrong bytes, banned")),
-            EventKind::Disconnected => self.end = Some((at, "disconnected")),
+            EventKind::Disconnected => self.ends(at, "disconnected"),
             _ => {}
+        }
+    }
+
+    /// Of a peer that had stalled, what it did afterwards tells less than that.
+    fn ends(&mut self, at: f64, how: &'static str) {
+        if !matches!(self.end, Some((_, STALLED))) {
+            self.end = Some((at, how));
         }
     }
 
@@ -258,6 +268,7 @@ mod tests {
             event(71, EventKind::WantSent, Some("peer-a")),
             event(100, EventKind::BlockReceived, Some("peer-a")),
             event(400, EventKind::Stalled, Some("peer-a")),
+            event(450, EventKind::Disconnected, Some("peer-a")),
         ];
         let mut detail = crate::dashboard::verdict_tests::detail(events, vec![]);
         detail.row.ttfb_ms = Some(101.0);

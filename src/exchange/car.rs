@@ -17,9 +17,10 @@ use libp2p::PeerId;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::{Arrival, ExchangeEvent, Want, WantKind};
+use super::{Arrival, Below, ExchangeEvent, Want, WantKind};
 use crate::ipld::car::{CarItem, CarReader, Limits};
 use crate::ipld::cid::canonical;
+use crate::ipld::unixfs::{self, Node};
 use crate::ipld::{Block, Cid, MAX_BLOCK_SIZE, Multihash, codec};
 
 pub const MEDIA_TYPE: &str = "application/vnd.ipld.car";
@@ -61,8 +62,38 @@ pub struct Car {
     held_bytes: usize,
     /// Wants that wait for it.
     attached: HashMap<Multihash, Want>,
+    near: Option<Near>,
     wasted: usize,
     room: Arc<Notify>,
+}
+
+/// Which blocks a CAR of the beginning of a file is going to bring.
+#[derive(Debug)]
+struct Near {
+    bytes: u64,
+    /// Where what is below a block begins in the file.
+    starts: HashMap<Multihash, u64>,
+    /// A block came that lies behind them: the peer sends more than it was asked for.
+    passed: bool,
+}
+
+impl Near {
+    fn came(&mut self, block: &Block) {
+        let Some(start) = self.starts.get(block.cid().hash()).copied() else {
+            self.passed = true;
+            return;
+        };
+        let Ok(Node::File(file)) = unixfs::decode(block) else { return };
+        let mut at = start + file.data.len() as u64;
+        for child in &file.children {
+            if at >= self.bytes {
+                break;
+            }
+            let known = self.starts.entry(*child.cid.hash()).or_insert(at);
+            *known = (*known).min(at);
+            at = at.saturating_add(child.size);
+        }
+    }
 }
 
 /// What a CAR has to do with a want.
@@ -105,12 +136,16 @@ pub trait Carrier: Sync {
 
 /// Whether a want is one that a CAR may answer.
 pub fn may_answer(want: &Want) -> bool {
-    want.whole && want.kind == WantKind::Block && want.cid.codec() == codec::DAG_PB
+    want.below != Below::Nothing && want.kind == WantKind::Block && want.cid.codec() == codec::DAG_PB
 }
 
 /// What a trustless gateway is asked for, without a slash before it (IPIP-402).
-pub fn target(root: &Cid) -> String {
-    format!("ipfs/{}?format=car&dag-scope=entity", canonical(root))
+pub fn target(want: &Want) -> String {
+    let bytes = match want.below {
+        Below::First(bytes) => format!("&entity-bytes=0:{}", bytes.saturating_sub(1)),
+        Below::Nothing | Below::All => String::new(),
+    };
+    format!("ipfs/{}?format=car&dag-scope=entity{bytes}", canonical(&want.cid))
 }
 
 impl Car {
@@ -127,6 +162,10 @@ impl Car {
             held: HashMap::new(),
             held_bytes: 0,
             attached: HashMap::from([(root, want)]),
+            near: match want.below {
+                Below::First(bytes) => Some(Near { bytes, starts: HashMap::from([(root, 0)]), passed: false }),
+                Below::Nothing | Below::All => None,
+            },
             wasted: 0,
             room: Arc::default(),
         }
@@ -146,7 +185,8 @@ impl Car {
                 None => Claim::None,
             };
         }
-        if !self.expected.contains(&key) || self.came.contains(&key) {
+        let near = self.near.as_ref().is_none_or(|near| near.starts.contains_key(&key));
+        if !near || !self.expected.contains(&key) || self.came.contains(&key) {
             return Claim::None;
         }
         self.attached.insert(key, *want);
@@ -197,6 +237,9 @@ impl Car {
         } else {
             self.too_wide = true;
         }
+        if let Some(near) = &mut self.near {
+            near.came(&block);
+        }
         let received = Received { block, ..received };
         if let Some(want) = self.attached.remove(&key) {
             return Ok(received.block.with_cid(want.cid).map(|block| Received { block, ..received }));
@@ -217,7 +260,7 @@ impl Car {
     }
 
     fn is_worth_it(&self) -> bool {
-        self.wasted <= MAX_WASTE && !self.too_wide
+        self.wasted <= MAX_WASTE && !self.too_wide && !self.near.as_ref().is_some_and(|near| near.passed)
     }
 }
 

@@ -18,7 +18,7 @@ use super::bitswap::peer::Peer;
 use super::client::Client;
 use super::http::{HttpMetrics, Opened};
 use crate::exchange::car::{self, Car, Carrier, Claim, Received};
-use crate::exchange::{Arrival, ExchangeEvent, Want};
+use crate::exchange::{Arrival, Below, ExchangeEvent, Want};
 use crate::ipld::Cid;
 use crate::record::Transport;
 
@@ -92,6 +92,12 @@ impl Carrier for Source<'_> {
     }
 }
 
+impl State {
+    fn has_spare(&self) -> bool {
+        self.spare.as_ref().is_some_and(|(since, spare)| since.elapsed() < SPARE && spare.is_open())
+    }
+}
+
 impl Cars {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -140,8 +146,9 @@ impl Cars {
     }
 
     fn take_spare(&self) -> Option<Opened> {
-        let (since, spare) = self.lock().spare.take()?;
-        (since.elapsed() < SPARE && spare.is_open()).then_some(spare)
+        let mut state = self.lock();
+        let fresh = state.has_spare();
+        state.spare.take().filter(|_| fresh).map(|(_, spare)| spare)
     }
 
     /// Forgets a spare that nobody has used in its time.
@@ -170,6 +177,11 @@ impl Client {
         }
         let mut state = peer.cars.lock();
         match &state.gateway {
+            // Where others help, the beginning of a file is worth no second round trip.
+            Gateway::At(_) if matches!(rest[at].below, Below::First(_)) && !state.has_spare() => {
+                drop(state);
+                self.open_spare(peer);
+            }
             Gateway::At(path) if state.car.is_none() => {
                 let path = path.clone();
                 let Ok(place) = self.inner.http.cars.clone().try_acquire_owned() else {
@@ -234,7 +246,7 @@ impl Client {
     }
 
     async fn fetch_car(&self, peer: &Arc<Peer>, root: Want, path: &str, number: u64) {
-        let end = self.ask_for_car(peer, &root.cid, path, number).await;
+        let end = self.ask_for_car(peer, &root, path, number).await;
         // Whoever took the wants back has taken the CAR too.
         let Some(car) = peer.cars.take(number) else { return };
         let shared = &self.inner.shared;
@@ -269,7 +281,7 @@ impl Client {
         }
     }
 
-    async fn ask_for_car(&self, peer: &Arc<Peer>, root: &Cid, path: &str, number: u64) -> End {
+    async fn ask_for_car(&self, peer: &Arc<Peer>, root: &Want, path: &str, number: u64) -> End {
         let request = Request::get(format!("{path}{}", car::target(root)))
             .header(ACCEPT, car::ACCEPTED)
             .header(CACHE_CONTROL, "only-if-cached")
@@ -289,7 +301,7 @@ impl Client {
             StatusCode::OK if kind.starts_with(car::MEDIA_TYPE) => {
                 self.inner.http.metrics.cars.inc();
                 let (peer_id, transport) = (peer.id, Transport::HttpLibp2p);
-                self.inner.shared.emit(ExchangeEvent::Whole { peer: peer_id, root: *root, transport }).await;
+                self.inner.shared.emit(ExchangeEvent::Whole { peer: peer_id, root: root.cid, transport }).await;
                 let body = answer.into_body().into_data_stream();
                 let body = body.map(|chunk| chunk.map_err(|error| error.to_string()));
                 End::Car(car::read(&self.source(peer), number, body).await)

@@ -253,6 +253,8 @@ struct WantState {
     excluded: BTreeMap<PeerId, Exclusion>,
     /// All that is below it is wanted.
     whole: bool,
+    /// Who was asked for it with the beginning of what is below it, and for how many bytes.
+    opening: Option<(PeerId, u64)>,
     /// The search for this very CID, when the root's providers do not have it.
     route: Option<RouteId>,
 }

@@ -18,7 +18,7 @@ pub enum Step {
     Connected { peer: PeerId, transport: Transport, dial: Option<Duration> },
     DialFailed { peer: PeerId, error: String },
     WantSent { peer: PeerId, router: RouterKind, transport: Option<Transport>, wants: usize, blocks: bool, first: Cid },
-    Whole { peer: PeerId, root: Cid, transport: Transport },
+    Whole { peer: PeerId, root: Cid, transport: Transport, first: Option<u64> },
     Have { peer: PeerId, cid: Cid },
     DontHave { peer: PeerId, cid: Cid },
     Block(Received),
@@ -90,9 +90,13 @@ impl Step {
                 detail: Some(if *blocks { "wants for blocks" } else { "questions whether it has it" }.to_owned()),
                 ..of(EventKind::WantSent, peer)
             },
-            Self::Whole { peer, root, transport } => RetrievalEvent {
+            Self::Whole { peer, root, transport, first } => RetrievalEvent {
                 cid: Some(*root),
-                detail: Some(format!("it sends all that is below in one answer, over {transport}")),
+                value: *first,
+                detail: Some(match first {
+                    Some(_) => format!("bytes that come with it in one answer, over {transport}"),
+                    None => format!("all that is below comes with it in one answer, over {transport}"),
+                }),
                 ..of(EventKind::Whole, peer)
             },
             Self::Have { peer, cid } => RetrievalEvent { cid: Some(*cid), ..of(EventKind::HaveReceived, peer) },

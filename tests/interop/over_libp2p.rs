@@ -4,16 +4,21 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use libp2p::Multiaddr;
 use serde_json::json;
 use tempfile::TempDir;
-use tidegate::blockstore::Blockstore;
 use tidegate::blockstore::memory::MemoryStore;
+use tidegate::blockstore::{Blockstore, Hit, StoreError};
+use tidegate::dag::FileReader;
 use tidegate::denylist::Denylists;
+use tidegate::exchange::Exchange;
 use tidegate::gateway::{self, State};
 use tidegate::ipld::builder::{FileBuilder, Profile};
 use tidegate::ipld::car::{CarItem, CarReader, Limits};
@@ -23,7 +28,7 @@ use tidegate::names::{NsMap, Resolver};
 use tidegate::p2p::http::HttpError;
 use tidegate::p2p::{Client, Config, Node};
 use tidegate::record::NoRecords;
-use tidegate::retriever::Retriever;
+use tidegate::retriever::{self, Hint, LocalBlocks, Retriever, SessionOptions};
 use tidegate::supervisor::Supervisor;
 use tidegate::telemetry::Metrics;
 use tokio::process::Command;
@@ -212,6 +217,65 @@ async fn our_client_gets_a_graph_of_kubos_gateway_in_one_request_over_tcp() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn our_client_gets_a_graph_of_kubos_gateway_in_one_request_over_quic() {
     we_reach_kubo(true).await;
+}
+
+/// No tier of this machine has anything.
+struct Nothing;
+
+#[async_trait]
+impl LocalBlocks for Nothing {
+    fn peek(&self, _: &Cid) -> Option<Block> {
+        None
+    }
+
+    async fn lookup(&self, _: &Cid) -> Result<Option<Hit>, StoreError> {
+        Ok(None)
+    }
+
+    fn cache(&self, _: &Block) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_comes_from_kubos_gateway_in_one_answer() {
+    let Some(binary) = required() else { return };
+    let kubo = Kubo::start_with(&binary, |config| {
+        config["Experimental"] = json!({ "GatewayOverLibp2p": true });
+    })
+    .await;
+    let (metrics, supervisor, dir) = (Metrics::new(), Supervisor::new(), tempfile::tempdir().unwrap());
+    let config = Config { peers: vec![kubo.quic()], ..Config::loopback() };
+    let store = Arc::new(MemoryStore::new());
+    let client = Node::start(&config, dir.path(), store, &metrics, &supervisor).await.unwrap();
+    let exchange: Option<Arc<dyn Exchange>> = Some(Arc::new(client.clone()));
+    let (config, local) = (retriever::Config::default(), Arc::new(Nothing));
+    let retriever = Retriever::new(&config, local, exchange, client.routers(), &metrics, &supervisor);
+    // With the first one it is asked where its gateway is.
+    for (number, length) in [(20, 700_000), (21, 30_000_000)] {
+        let until = async {
+            while !client.serves_http(&kubo.peer)
+                || (number == 21 && !metrics.encode().contains("p2p_http_requests_total 1"))
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        };
+        tokio::time::timeout(PATIENCE, until).await.expect("Kubo says what it speaks");
+        let data = noise(length, number);
+        let root = cid::parse(&kubo.add(&data, &[]).await).unwrap();
+        let session = retriever.session(root, SessionOptions::default());
+        let block = session.fetch_whole(&Hint { cid: root, size: None }).await.unwrap();
+        let mut reader = FileReader::whole(session.clone(), &block).unwrap();
+        let mut got = Vec::new();
+        while let Some(chunk) = tokio::time::timeout(PATIENCE, reader.next()).await.expect("bytes in time") {
+            got.extend_from_slice(&chunk.unwrap());
+        }
+        assert!(got == data, "byte for byte");
+        let cars = if number == 21 { 1 } else { 0 };
+        let text = metrics.encode();
+        assert!(text.contains(&format!("tidegate_p2p_http_cars_total {cars}\n")), "{text}");
+    }
+    client.shutdown().await;
+    kubo.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -204,7 +204,10 @@ def main():
                 print(figures(server, traffic), flush=True)
                 with_gpu = native_lab(root / "filled")
                 # Anew for each browser: its visits to the gateway's pages are retrievals themselves.
-                passed += all([look(server, pages_of_filled(server, traffic, with_gpu), [kind], behaviour=True) for kind in KINDS])
+                looked = all([look(server, pages_of_filled(server, traffic, with_gpu), [kind], behaviour=True) for kind in KINDS])
+                if not looked:
+                    print(json.dumps(server.api("GET", f"retrievals/{traffic.stalled}")[1]))
+                passed += looked
                 assert server.stop() == 0
     print(f"{passed} passed, {3 - passed} failed")
     return 0 if passed == 3 else 1

@@ -14,7 +14,7 @@ use super::peer::{self, Peer, Waiting};
 use super::request::{self, Answer, ONLY_IF_CACHED};
 use super::{Inner, dial};
 use crate::exchange::car::{self, Car, Carrier};
-use crate::exchange::{Arrival, ExchangeEvent, Want};
+use crate::exchange::{Arrival, Below, ExchangeEvent, Want};
 use crate::record::Transport;
 
 /// How a request for a CAR ended.
@@ -79,7 +79,7 @@ pub(super) async fn fly(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting, nu
                 peer.gives_no_cars();
             }
             if rootless {
-                let want = Want { whole: false, ..waiting.want };
+                let want = Want { below: Below::Nothing, ..waiting.want };
                 peer.state().put(Waiting { want, ..waiting });
             }
             return peer::pump(&inner, &peer);
@@ -97,7 +97,7 @@ pub(super) async fn fly(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting, nu
 }
 
 async fn ask(inner: &Inner, peer: &Peer, want: &Want, number: u64) -> End {
-    let Ok(url) = peer.base.join(&car::target(&want.cid)) else { return End::Answer(Answer::Refused(0)) };
+    let Ok(url) = peer.base.join(&car::target(want)) else { return End::Answer(Answer::Refused(0)) };
     let Some(_permit) = request::reserve_at_once(inner, car::MEMORY) else { return End::NoRoom };
     let request = peer.client.get(url).header(ACCEPT, car::ACCEPTED).header(ONLY_IF_CACHED.0, ONLY_IF_CACHED.1);
     let response = match request.send().await {

@@ -17,7 +17,7 @@ use super::dial::Found;
 use super::request::{self, Answer};
 use super::{Inner, ProviderInfo};
 use crate::exchange::car::{Car, Claim, Received, may_answer};
-use crate::exchange::{Arrival, ExchangeEvent, MAX_WANTS_PER_PEER, SendError, Want, WantKind};
+use crate::exchange::{Arrival, Below, ExchangeEvent, MAX_WANTS_PER_PEER, SendError, Want, WantKind};
 use crate::ipld::Cid;
 use crate::record::Transport;
 
@@ -360,7 +360,7 @@ pub(super) async fn settle(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting,
             }
             if waiting.failures < RETRIES {
                 // In the plainest way.
-                let want = Want { whole: false, ..waiting.want };
+                let want = Want { below: Below::Nothing, ..waiting.want };
                 peer.state().put(Waiting { want, failures: waiting.failures + 1 });
             } else {
                 inner.emit(ExchangeEvent::SendFailed { peer: id, cids: vec![cid] }).await;

@@ -402,6 +402,7 @@ impl Peer {
     /// Counts bytes as they are read.
     pub fn read(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        crate::p2p::bulk::came(bytes);
     }
 
     /// What was read by now.
@@ -442,6 +443,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::exchange::Below;
     use crate::ipld::{HashCode, codec};
 
     fn block(n: usize, size: usize) -> Block {
@@ -457,7 +459,7 @@ mod tests {
     }
 
     fn want(n: usize, kind: WantKind, priority: i32) -> Want {
-        Want { cid: *block(n, 8).cid(), kind, priority, whole: false }
+        Want { cid: *block(n, 8).cid(), kind, priority, below: Below::Nothing }
     }
 
     #[test]

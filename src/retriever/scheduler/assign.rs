@@ -10,7 +10,7 @@ use super::super::step::Step;
 use super::peer::Asked;
 use super::session::{Has, Link};
 use super::{Exclusion, Scheduler, SessionId, Time, WantId};
-use crate::exchange::{MAX_WANTS_PER_PEER, Want, WantKind};
+use crate::exchange::{Below, MAX_WANTS_PER_PEER, Want, WantKind};
 use crate::record::{Policy, Transport};
 use crate::routing::RouterKind;
 
@@ -37,6 +37,10 @@ const ALONE: u64 = 4;
 const ALONE_BLOCKS: u64 = 24;
 /// Blocks moved in one round.
 const MAX_MOVES: usize = 64;
+/// Peers are as near as another up to this many of its round trips.
+const AS_NEAR: f64 = 1.25;
+/// The most of a file's beginning that is asked for before its root is known, in bytes.
+const MAX_FIRST: u64 = 4 << 20;
 /// Kept free at each peer, for what becomes urgent.
 const SPARE_WANTS: usize = 16;
 
@@ -135,8 +139,12 @@ impl Scheduler {
             if state.sessions.get(&id).is_some_and(|interest| interest.urgent) && free.iter().any(|peer| sure(&peer)) {
                 free.retain(|peer| sure(&peer));
             }
+            // Of the beginning of a file that somebody is sending already nobody else is asked for anything.
+            let opening = self.sessions.get(&id).and_then(|s| s.opening).map(|(peer, _)| peer);
+            let opening = opening.filter(|peer| free.contains(peer));
             let best = free
                 .iter()
+                .filter(|peer| opening.is_none_or(|opening| **peer == opening))
                 .filter_map(|peer| Some((lanes.get(peer)?.done_after(size), *peer)))
                 .min_by(|a, b| a.0.total_cmp(&b.0));
             let Some((eta, peer)) = best else {
@@ -150,12 +158,13 @@ impl Scheduler {
             };
             let Some(lane) = lanes.get_mut(&peer) else { continue };
             lane.ready = lane.done_after(size);
-            if lane.has_room(size, free.len() == 1) {
+            if opening.is_some() || lane.has_room(size, free.len() == 1) {
                 lane.sent += size;
                 lane.wants += 1;
                 self.turn = self.turn.max(turn);
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.turn = turn + size;
+                    session.opened(size);
                 }
                 self.ask_expecting(want, peer, WantKind::Block, Duration::from_secs_f64(eta.min(3600.0)), now);
             } else {
@@ -292,19 +301,47 @@ impl Scheduler {
             }
         }
         let (cid, whole) = (state.cid, state.whole && kind == WantKind::Block);
-        let whole = whole && !self.sessions_of(want).into_iter().any(|session| self.has_others(session, id));
+        let sessions = if whole { self.sessions_of(want) } else { Vec::new() };
+        let below = match whole {
+            false => Below::Nothing,
+            true if !sessions.iter().any(|session| self.has_others(*session, id)) => Below::All,
+            true if sessions.iter().any(|session| self.has_others_as_near(*session, id)) => Below::Nothing,
+            true => Below::First(self.first_flight(id, now)),
+        };
+        if let (Below::First(bytes), Some(state)) = (below, self.wants.get_mut(&want)) {
+            state.opening = Some((id, bytes));
+        }
         let sends = self.sends.entry(id).or_default();
         sends.retain(|(sent, _)| *sent != want);
-        sends.push((want, Want { cid, kind, priority, whole }));
+        sends.push((want, Want { cid, kind, priority, below }));
     }
 
-    /// Whether another peer than `id` may come to be asked for what is below. One that is connected over Bitswap and said
-    /// nothing yet is one of many, and most have nothing.
+    /// What a peer brings before blocks can come that were asked for when the root was here: a round trip's worth.
+    fn first_flight(&self, id: PeerId, now: Time) -> u64 {
+        let bytes = self.peers.get(&id).map_or(0.0, |peer| peer.rate_or_prior(now) * peer.rtt().as_secs_f64());
+        (bytes as u64).clamp(1, MAX_FIRST)
+    }
+
+    /// Whether another peer than `id` may come to be asked for what is below. Over HTTP an answer with everything saves a
+    /// request for each block, so there a peer that is connected over Bitswap and said nothing yet does not count: it is one
+    /// of many, and most have nothing. Over libp2p the beginning of a file saves as much time as all of it.
     fn has_others(&self, session: SessionId, id: PeerId) -> bool {
         let others = self.sessions.get(&session).map(|session| &session.candidates).into_iter().flatten();
+        let over_http = self.transport(&id) == Some(Transport::Http);
         others.into_iter().any(|(peer, c)| {
-            let over_http = self.transport(peer) == Some(Transport::Http);
-            *peer != id && c.usable() && (over_http || c.has > Has::Unknown)
+            let counts = !over_http || self.transport(peer) == Some(Transport::Http) || c.has > Has::Unknown;
+            *peer != id && c.usable() && counts
+        })
+    }
+
+    /// Whether the root may come from somebody else before it: a small one comes over Bitswap instead of a HAVE, and what
+    /// was on its way behind it would come in vain.
+    fn has_others_as_near(&self, session: SessionId, id: PeerId) -> bool {
+        let others = self.sessions.get(&session).map(|session| &session.candidates).into_iter().flatten();
+        let own = self.rtt_of(&id);
+        others.into_iter().any(|(peer, c)| {
+            let over_bitswap = self.transport(peer) != Some(Transport::Http);
+            *peer != id && c.usable() && over_bitswap && self.rtt_of(peer) < own.mul_f64(AS_NEAR)
         })
     }
 

@@ -32,9 +32,13 @@ impl Scheduler {
                 self.block(peer, block, wire_bytes as u64, arrival.received, now);
             }
             ExchangeEvent::Whole { peer, root, transport } => {
-                let want = self.index.get(root.hash()).copied();
-                for session in want.map(|want| self.sessions_of(want)).unwrap_or_default() {
-                    self.step(session, Step::Whole { peer, root, transport });
+                let Some(want) = self.index.get(root.hash()).copied() else { return };
+                let opening = self.wants.get(&want).and_then(|state| state.opening).filter(|(id, _)| *id == peer);
+                for id in self.sessions_of(want) {
+                    if let Some(session) = self.sessions.get_mut(&id) {
+                        session.opening = opening;
+                    }
+                    self.step(id, Step::Whole { peer, root, transport, first: opening.map(|(_, bytes)| bytes) });
                 }
             }
             ExchangeEvent::Invalid { peer, reason } => self.corrupt(peer, reason, now),

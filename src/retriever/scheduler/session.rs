@@ -37,6 +37,8 @@ pub struct SessionState {
     pub blocks: u64,
     pub bytes: u64,
     pub hedged_bytes: u64,
+    /// Who is sending the beginning of the file, and how many bytes of it nobody has been asked for yet.
+    pub opening: Option<(PeerId, u64)>,
     /// The largest block that came: what an unknown one is believed to be.
     pub block_size: u64,
 }
@@ -101,6 +103,12 @@ impl Candidate {
 }
 
 impl SessionState {
+    /// A block of the file's beginning was asked for.
+    pub fn opened(&mut self, bytes: u64) {
+        let left = self.opening.map(|(peer, left)| (peer, left.saturating_sub(bytes)));
+        self.opening = left.filter(|(_, left)| *left > 0);
+    }
+
     /// How far it got: what an error names. To ask connected peers of which nothing is known is to look for providers.
     pub fn phase(&self) -> Phase {
         let mut providers = self.candidates.values().filter(|c| c.is_provider()).peekable();
@@ -142,6 +150,7 @@ impl Scheduler {
             blocks: 0,
             bytes: 0,
             hedged_bytes: 0,
+            opening: None,
             block_size: UNKNOWN_BLOCK,
         };
         if self.sessions.contains_key(&id) {
@@ -201,6 +210,7 @@ impl Scheduler {
                 block_asks: 0,
                 excluded: BTreeMap::new(),
                 whole: false,
+                opening: None,
                 route: None,
             };
             self.wants.insert(want, state);

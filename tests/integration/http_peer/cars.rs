@@ -14,7 +14,7 @@ use tidegate::http_peer::trustless::Config;
 use tidegate::ipld::builder::{FileBuilder, Profile};
 use tidegate::ipld::{Block, Cid, car};
 use tidegate::listener;
-use tidegate::record::{AttemptOutcome, Policy};
+use tidegate::record::{AttemptOutcome, EventKind, Policy};
 use tidegate::retriever::{FetchError, Hint, Session, SessionOptions};
 
 use super::rig::*;
@@ -86,11 +86,10 @@ async fn a_file_comes_from_our_own_gateway_in_one_answer() {
 }
 
 #[tokio::test]
-async fn who_reads_a_part_who_has_two_providers_and_the_standard_policy_ask_for_blocks() {
+async fn who_reads_a_part_and_the_standard_policy_ask_for_blocks() {
     let (data, blocks) = file(3 * MIB);
-    let (one, two) = (blocks.clone(), blocks.clone());
+    let one = blocks.clone();
     let one = Server::of_cars(&blocks, move || as_car(&one)).await;
-    let two = Server::of_cars(&blocks, move || as_car(&two)).await;
     let seeker = Seeker::of(&[&one]);
     let session = seeker.session(blocks[0].cid());
     assert_eq!(session.fetch(blocks[0].cid()).await.unwrap(), blocks[0]);
@@ -100,10 +99,46 @@ async fn who_reads_a_part_who_has_two_providers_and_the_standard_policy_ask_for_
     assert!(read(&standard, *blocks[0].cid()).await == data);
     // The root has just come.
     assert_eq!((asked(&one, "car"), asked(&one, "raw")), (0, blocks.len()));
+}
+
+#[tokio::test]
+async fn of_two_providers_one_sends_the_beginning_with_the_root_and_both_the_rest() {
+    // Two levels of nodes.
+    let (world, data) = (World::new(), noise(60 * MIB));
+    let (built, cids) = world.file(&data).await;
+    let (one, two) =
+        (world.listen(listener::Config::default(), None).await, world.listen(listener::Config::default(), None).await);
+    let providers = vec![http_addr(one.address), http_addr(two.address)];
+    let seeker = Seeker::with(Config { providers, ..Config::default() }, Vec::new());
+    until("both are connected", || seeker.exchange.providers().len() == 2).await;
+    let session = seeker.session(&built.cid);
+    assert!(read(&session, built.cid).await == data, "byte for byte");
+    assert_eq!(seeker.metric("http_peer_cars_total"), 1.0);
+    let report = session.report();
+    assert_eq!(report.attempts.iter().filter(|a| a.outcome == AttemptOutcome::Delivered && a.blocks > 1).count(), 2);
+    let events: Vec<_> = report.events.iter().filter(|event| event.kind == EventKind::Whole).collect();
+    assert!(matches!(&events[..], [event] if event.value.is_some_and(|bytes| bytes <= 4 << 20)), "{events:?}");
+    // The blocks of the beginning are asked for once, as part of it.
+    let requests = seeker.metric("http_peer_requests_total");
+    assert!(requests < (cids.len() + 4) as f64, "{requests} requests for {} blocks", cids.len());
+    assert!(report.duplicate_bytes <= 3 << 20, "{}", report.duplicate_bytes);
+}
+
+#[tokio::test]
+async fn who_sends_all_when_asked_for_the_beginning_is_stopped_and_not_blamed() {
+    let (data, blocks) = file(30 * MIB);
+    let sent = blocks.clone();
+    let one = Server::of_cars(&blocks, move || as_car(&sent)).await;
+    let sent = blocks.clone();
+    let two = Server::of_cars(&blocks, move || as_car(&sent)).await;
     let seeker = Seeker::of(&[&one, &two]);
     until("both are connected", || seeker.exchange.providers().len() == 2).await;
-    assert!(read(&seeker.session(blocks[0].cid()), *blocks[0].cid()).await == data);
-    assert_eq!((asked(&one, "car"), asked(&two, "car")), (0, 0));
+    let session = seeker.session(blocks[0].cid());
+    assert!(read(&session, *blocks[0].cid()).await == data);
+    let asks: Vec<_> = [&one, &two].into_iter().flat_map(|server| server.asked()).collect();
+    let cars: Vec<_> = asks.iter().filter(|ask| ask.query.contains("format=car")).collect();
+    assert!(matches!(&cars[..], [ask] if ask.query.contains("entity-bytes=0:")), "{cars:?}");
+    assert!(session.report().attempts.iter().all(|attempt| attempt.outcome == AttemptOutcome::Delivered));
 }
 
 #[tokio::test]
