@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::observe::Note;
 use super::{Shared, events, metrics};
-use crate::record::{Outcome, RecordSink, RetrievalId, RetrievalRecord, Source};
+use crate::record::{AttemptOutcome, Outcome, RecordSink, RetrievalId, RetrievalRecord, Source};
 
 /// Attempts and events that may wait for the database, of all queued records together (about 200 bytes each).
 /// Beyond it traces are left out, beyond twice of it whole records.
@@ -136,7 +136,10 @@ fn sample(record: &RetrievalRecord, rate: u32, above: u32) -> Option<u32> {
 
 fn keep_trace(record: &RetrievalRecord, rate: u32) -> bool {
     let bad = !matches!(record.outcome, Outcome::Complete | Outcome::ClientAborted);
-    bad || record.load_time > SLOW || rate < QUIET_PER_SECOND || spread(record.id).is_multiple_of(TRACE_ONE_IN)
+    // Only the trace tells what a peer that fell silent or sent wrong bytes has cost.
+    let hurt = |outcome| matches!(outcome, AttemptOutcome::Stalled | AttemptOutcome::Corrupt);
+    let hurt = record.session.attempts.iter().any(|attempt| hurt(attempt.outcome));
+    bad || hurt || record.load_time > SLOW || rate < QUIET_PER_SECOND || spread(record.id).is_multiple_of(TRACE_ONE_IN)
 }
 
 /// A hash of the id that is the same in every run.
@@ -150,6 +153,8 @@ fn spread(id: RetrievalId) -> u64 {
 mod tests {
     use super::*;
     use crate::db::rows::tests::record;
+    use crate::record::Attempt;
+    use crate::routing::RouterKind;
 
     fn at(second: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(second)
@@ -190,5 +195,25 @@ mod tests {
         let mut failed = record(1);
         failed.outcome = Outcome::Timeout;
         assert!(keep_trace(&slow, busy) && keep_trace(&failed, busy) && keep_trace(&record(1), 9));
+        for outcome in [AttemptOutcome::Stalled, AttemptOutcome::Corrupt] {
+            let mut hurt = record(1);
+            let attempt = Attempt {
+                peer: libp2p::PeerId::random(),
+                transport: None,
+                router: RouterKind::Dht,
+                connect: None,
+                first_byte: None,
+                bytes: 1,
+                blocks: 1,
+                duplicate_bytes: 0,
+                hedges: 0,
+                min_rtt: None,
+                max_rate_bps: None,
+                outcome,
+                error_kind: None,
+            };
+            hurt.session.attempts.push(attempt);
+            assert!(!keep_trace(&record(1), busy) && keep_trace(&hurt, busy), "{outcome}");
+        }
     }
 }
