@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use http::StatusCode;
+use http::header::{CACHE_CONTROL, HeaderName};
 use libp2p::PeerId;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -24,6 +26,8 @@ use crate::ipld::unixfs::{self, Node};
 use crate::ipld::{Block, Cid, MAX_BLOCK_SIZE, Multihash, codec};
 
 pub const MEDIA_TYPE: &str = "application/vnd.ipld.car";
+/// What the peer holds, without its own search: 412 where it does not (path gateway specification).
+pub const ONLY_IF_CACHED: (HeaderName, &str) = (CACHE_CONTROL, "only-if-cached");
 /// What is asked for: each block once, in the order of reading.
 pub const ACCEPTED: &str = "application/vnd.ipld.car; version=1; order=dfs; dups=n";
 /// The most that one CAR keeps in memory.
@@ -129,7 +133,7 @@ pub trait Carrier: Sync {
     fn count(&self, bytes: usize) -> (Arrival, Option<usize>);
 
     /// A verified block came.
-    fn verified(&self, bytes: usize);
+    fn verified(&self);
 
     fn emit(&self, event: ExchangeEvent) -> impl Future<Output = ()> + Send;
 }
@@ -137,6 +141,19 @@ pub trait Carrier: Sync {
 /// Whether a want is one that a CAR may answer.
 pub fn may_answer(want: &Want) -> bool {
     want.below != Below::Nothing && want.kind == WantKind::Block && want.cid.codec() == codec::DAG_PB
+}
+
+/// Whether a trustless gateway says by this that it does not have what it was asked for.
+pub fn has_not(status: StatusCode) -> bool {
+    // 504 is how a cache of plain HTTP says that it does not hold what only-if-cached asks for (RFC 9111 §5.2.1.7).
+    matches!(
+        status,
+        StatusCode::NOT_FOUND
+            | StatusCode::GONE
+            | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS
+            | StatusCode::PRECONDITION_FAILED
+            | StatusCode::GATEWAY_TIMEOUT
+    )
 }
 
 /// What a trustless gateway is asked for, without a slash before it (IPIP-402).
@@ -292,7 +309,7 @@ pub async fn read<C: Carrier>(
                 }
             };
             let wire_bytes = block.len();
-            carrier.verified(wire_bytes);
+            carrier.verified();
             match carrier.car(number, |car| car.came(Received { block, wire_bytes, arrival })) {
                 None => return End::Unwanted,
                 Some(Err(reason)) => return End::Wrong(reason),

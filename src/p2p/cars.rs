@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use libp2p::PeerId;
@@ -38,6 +38,8 @@ struct State {
     next: u64,
     /// A stream for the next request, and since when.
     spare: Option<(Instant, Opened)>,
+    /// One is being opened.
+    opening: bool,
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +85,7 @@ impl Carrier for Source<'_> {
         (self.peer.arrival(), self.peer.progress(bytes, Instant::now()))
     }
 
-    fn verified(&self, _: usize) {
+    fn verified(&self) {
         self.metrics.car_blocks.inc();
     }
 
@@ -220,6 +222,9 @@ impl Client {
 
     /// Opens a stream for the next CAR, which then costs no round trip for it. It is left after a time without use.
     fn open_spare(&self, peer: &Arc<Peer>) {
+        if std::mem::replace(&mut peer.cars.lock().opening, true) {
+            return;
+        }
         let (client, peer) = (self.clone(), Arc::downgrade(peer));
         let stop = self.inner.http.supervisor.token();
         self.inner.http.supervisor.spawn_short(async move {
@@ -228,8 +233,13 @@ impl Client {
                 opened = client.http_open(id, Vec::new(), false) => opened,
                 () = stop.cancelled() => return,
             };
-            let (Ok(opened), Some(known)) = (opened, peer.upgrade()) else { return };
-            known.cars.lock().spare = Some((Instant::now(), opened));
+            let Some(known) = peer.upgrade() else { return };
+            {
+                let mut state = known.cars.lock();
+                state.opening = false;
+                let Ok(opened) = opened else { return };
+                state.spare = Some((Instant::now(), opened));
+            }
             drop(known);
             tokio::select! {
                 () = tokio::time::sleep(SPARE) => {}
@@ -284,7 +294,7 @@ impl Client {
     async fn ask_for_car(&self, peer: &Arc<Peer>, root: &Want, path: &str, number: u64) -> End {
         let request = Request::get(format!("{path}{}", car::target(root)))
             .header(ACCEPT, car::ACCEPTED)
-            .header(CACHE_CONTROL, "only-if-cached")
+            .header(car::ONLY_IF_CACHED.0, car::ONLY_IF_CACHED.1)
             .body(());
         let Ok(request) = request else { return End::NoCar };
         let answer = match peer.cars.take_spare() {
@@ -306,11 +316,7 @@ impl Client {
                 let body = body.map(|chunk| chunk.map_err(|error| error.to_string()));
                 End::Car(car::read(&self.source(peer), number, body).await)
             }
-            StatusCode::NOT_FOUND
-            | StatusCode::GONE
-            | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS
-            | StatusCode::PRECONDITION_FAILED
-            | StatusCode::GATEWAY_TIMEOUT => End::DontHave,
+            status if car::has_not(status) => End::DontHave,
             status if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
                 End::Failed(format!("status {status}"))
             }

@@ -11,7 +11,7 @@ use reqwest::Response;
 use tokio::time::Instant;
 
 use super::peer::{self, Peer, Waiting};
-use super::request::{self, Answer, ONLY_IF_CACHED};
+use super::request::{self, Answer};
 use super::{Inner, dial};
 use crate::exchange::car::{self, Car, Carrier};
 use crate::exchange::{Arrival, Below, ExchangeEvent, Want};
@@ -47,7 +47,7 @@ impl Carrier for Provider<'_> {
         self.peer.count(bytes, Instant::now())
     }
 
-    fn verified(&self, _: usize) {
+    fn verified(&self) {
         self.inner.metrics.blocks.inc();
         self.peer.answered();
     }
@@ -99,7 +99,8 @@ pub(super) async fn fly(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting, nu
 async fn ask(inner: &Inner, peer: &Peer, want: &Want, number: u64) -> End {
     let Ok(url) = peer.base.join(&car::target(want)) else { return End::Answer(Answer::Refused(0)) };
     let Some(_permit) = request::reserve_at_once(inner, car::MEMORY) else { return End::NoRoom };
-    let request = peer.client.get(url).header(ACCEPT, car::ACCEPTED).header(ONLY_IF_CACHED.0, ONLY_IF_CACHED.1);
+    let request =
+        peer.client.get(url).header(ACCEPT, car::ACCEPTED).header(car::ONLY_IF_CACHED.0, car::ONLY_IF_CACHED.1);
     let response = match request.send().await {
         Ok(response) => response,
         Err(error) => return End::Answer(Answer::Broken(dial::cause(&error))),

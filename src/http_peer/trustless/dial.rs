@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::peer::{H1_FLIGHTS, Peer};
-use super::request::{ONLY_IF_CACHED, RAW};
+use super::request::RAW;
 use super::{Inner, Known};
 use crate::exchange::ConnectError;
+use crate::exchange::car::ONLY_IF_CACHED;
 use crate::http_peer::endpoint::Endpoint;
 
 /// How long resolving, connecting and probing one address may take.

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
-use http::header::{ACCEPT, CACHE_CONTROL, HeaderMap, HeaderName, RETRY_AFTER};
+use http::header::{ACCEPT, HeaderMap, RETRY_AFTER};
 use http::{Method, StatusCode};
 use reqwest::Response;
 use tokio::sync::OwnedSemaphorePermit;
@@ -11,14 +11,12 @@ use tokio::time::Instant;
 
 use super::peer::Peer;
 use super::{BODY_BUDGET, Inner, dial};
-use crate::exchange::car::Received;
+use crate::exchange::car::{ONLY_IF_CACHED, Received, has_not};
 use crate::exchange::{Arrival, ExchangeEvent, Want, WantKind};
 use crate::ipld::cid::canonical;
 use crate::ipld::{Block, Cid, MAX_BLOCK_SIZE};
 
 pub(super) const RAW: &str = "application/vnd.ipld.raw";
-/// What the provider holds, without its own search: 412 where it does not (path gateway specification).
-pub(super) const ONLY_IF_CACHED: (HeaderName, &str) = (CACHE_CONTROL, "only-if-cached");
 /// The pause after a 429 or 503 that names none.
 const UNNAMED_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause that is believed.
@@ -62,12 +60,7 @@ pub(super) async fn ask(inner: &Inner, peer: &Peer, want: &Want) -> Answer {
 /// What an answer other than 200 says.
 pub(super) fn no_content(response: &Response) -> Answer {
     match response.status() {
-        // 504 is how a cache of plain HTTP says that it does not hold what only-if-cached asks for (RFC 9111 §5.2.1.7).
-        StatusCode::NOT_FOUND
-        | StatusCode::GONE
-        | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS
-        | StatusCode::PRECONDITION_FAILED
-        | StatusCode::GATEWAY_TIMEOUT => Answer::DontHave,
+        status if has_not(status) => Answer::DontHave,
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
             Answer::Busy(pause(response.headers(), SystemTime::now()))
         }

@@ -181,15 +181,8 @@ async fn repeated_blocks_and_any_order_are_taken() {
 #[tokio::test]
 async fn a_wrong_block_in_a_car_ends_all_that_is_asked_of_the_provider() {
     let (_, blocks) = file(3 * MIB);
-    let (cid, stranger) = (*blocks[0].cid(), super::rig::blocks(1, 1_000).remove(0));
-    let flipped = {
-        let frames = chunks(&blocks).concat();
-        let at = frames.len() / 2;
-        [&frames[..at], &[!frames[at]], &frames[at + 1..]].concat()
-    };
-    let unasked = chunks(&[&blocks[..3], &[stranger], &blocks[3..]].concat()).concat();
-    let rootless = chunks(&blocks[1..]).concat();
-    for (what, body) in [("flipped", flipped), ("unasked for", unasked), ("rootless", rootless)] {
+    let cid = *blocks[0].cid();
+    for (what, body) in wrong(&blocks) {
         let server = Server::of_cars(&blocks, move || of_type(Body::from(body.clone()))).await;
         let seeker = Seeker::of(&[&server]);
         let session = seeker.session(&cid);
@@ -205,8 +198,27 @@ async fn a_wrong_block_in_a_car_ends_all_that_is_asked_of_the_provider() {
     }
 }
 
+/// Bodies that are no CARs of these blocks.
+pub fn wrong(blocks: &[Block]) -> [(&'static str, Vec<u8>); 3] {
+    let frames = chunks(blocks).concat();
+    let (at, stranger) = (frames.len() / 2, super::rig::blocks(1, 1_000).remove(0));
+    let flipped = [&frames[..at], &[!frames[at]], &frames[at + 1..]].concat();
+    let unasked = chunks(&[&blocks[..3], &[stranger], &blocks[3..]].concat()).concat();
+    [("flipped", flipped), ("unasked for", unasked), ("rootless", chunks(&blocks[1..]).concat())]
+}
+
+/// A CAR that says when nobody reads it any more.
+pub fn telling(frames: Vec<Bytes>, told: &Arc<AtomicBool>) -> Response<Body> {
+    let told = Told(told.clone());
+    let body = futures::stream::iter(frames).map(move |chunk| {
+        let _ = &told;
+        Ok::<_, std::io::Error>(chunk)
+    });
+    of_type(Body::from_stream(body))
+}
+
 /// Says when it is dropped.
-pub struct Told(pub Arc<AtomicBool>);
+struct Told(Arc<AtomicBool>);
 
 impl Drop for Told {
     fn drop(&mut self) {
@@ -219,15 +231,7 @@ async fn a_reader_that_waits_is_sent_little_and_one_that_goes_away_ends_the_car(
     let (_, blocks) = file(40 * MIB);
     let (all, dropped) = (chunks(&blocks), Arc::new(AtomicBool::new(false)));
     let told = dropped.clone();
-    let server = Server::of_cars(&blocks, move || {
-        let told = Told(told.clone());
-        let body = futures::stream::iter(all.clone()).map(move |chunk| {
-            let _ = &told;
-            Ok::<_, std::io::Error>(chunk)
-        });
-        of_type(Body::from_stream(body))
-    })
-    .await;
+    let server = Server::of_cars(&blocks, move || telling(all.clone(), &told)).await;
     let seeker = Seeker::of(&[&server]);
     let session = seeker.session(blocks[0].cid());
     let root = root_of(&session, *blocks[0].cid()).await.unwrap();

@@ -29,7 +29,7 @@ use tidegate::telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
 use crate::gateway::world::World;
-use crate::http_peer::cars::{Told, as_car, chunks, file, of_type, read, root_of};
+use crate::http_peer::cars::{as_car, chunks, file, of_type, read, root_of, telling, wrong};
 use crate::http_peer::rig::{Nothing, attempt, cut, status};
 
 /// Liveness only.
@@ -267,15 +267,8 @@ async fn what_a_cut_or_refused_car_did_not_bring_comes_over_bitswap() {
 async fn a_wrong_block_in_a_car_ends_all_that_is_asked_of_the_peer() {
     let (first, _, blocks) = files(3 * MIB);
     let all: Vec<Block> = std::iter::once(&first).chain(&blocks).cloned().collect();
-    let (cid, stranger) = (*blocks[0].cid(), crate::http_peer::rig::blocks(1, 1_000).remove(0));
-    let flipped = {
-        let frames = chunks(&blocks).concat();
-        let at = frames.len() / 2;
-        [&frames[..at], &[!frames[at]], &frames[at + 1..]].concat()
-    };
-    let unasked = chunks(&[&blocks[..3], &[stranger], &blocks[3..]].concat()).concat();
-    let rootless = chunks(&blocks[1..]).concat();
-    for (what, body) in [("flipped", flipped), ("unasked for", unasked), ("rootless", rootless)] {
+    let cid = *blocks[0].cid();
+    for (what, body) in wrong(&blocks) {
         let (provider, asked) = Provider::of_cars(&all, move || of_type(Body::from(body.clone()))).await;
         let seeker = Seeker::of(&[&provider], "/quic-v1").await;
         seeker.learn(&first).await;
@@ -299,15 +292,7 @@ async fn a_reader_that_waits_is_sent_little_and_one_that_goes_away_ends_the_car(
     let all: Vec<Block> = std::iter::once(&first).chain(&blocks).cloned().collect();
     let (frames, dropped) = (chunks(&blocks), Arc::new(AtomicBool::new(false)));
     let told = dropped.clone();
-    let (provider, _) = Provider::of_cars(&all, move || {
-        let told = Told(told.clone());
-        let body = futures::stream::iter(frames.clone()).map(move |chunk| {
-            let _ = &told;
-            Ok::<_, std::io::Error>(chunk)
-        });
-        of_type(Body::from_stream(body))
-    })
-    .await;
+    let (provider, _) = Provider::of_cars(&all, move || telling(frames.clone(), &told)).await;
     let seeker = Seeker::of(&[&provider], "/quic-v1").await;
     seeker.learn(&first).await;
     let session = seeker.session(blocks[0].cid());

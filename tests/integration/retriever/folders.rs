@@ -33,19 +33,29 @@ fn site(config: Config, denied: impl FnOnce(&Cid) -> String) -> Site {
     let (mut all, built) = folder.finish().unwrap();
     all.extend(files.iter().cloned());
     let peer = world.net.peer(Manner::Honest, true, 20, 100.0, &all);
+    let (router, records) = gateway_over(&world, &config, &denied(&built.cid), gateway::Config::default());
+    Site { world, peer, files, root: built.cid, router, records }
+}
+
+/// A gateway over a world's network, with these rules of a denylist, and what it records.
+pub fn gateway_over(
+    world: &World,
+    fetching: &Config,
+    denied: &str,
+    config: gateway::Config,
+) -> (axum::Router, Arc<Records>) {
     let (records, denylists) = (Arc::<Records>::default(), Denylists::default());
-    denylists.replace(rules(&denied(&built.cid)));
+    denylists.replace(rules(denied));
     let state = State {
-        retriever: world.retriever(&config, vec![]),
+        retriever: world.retriever(fetching, vec![]),
         names: Resolver::fixed(NsMap::default()),
         routing: None,
         denylists,
         sink: records.clone(),
-        config: gateway::Config::default(),
+        config,
         is_admin_token: Arc::new(|_| false),
     };
-    let router = gateway::router(state, &world.metrics);
-    Site { world, peer, files, root: built.cid, router, records }
+    (gateway::router(state, &world.metrics), records)
 }
 
 impl Site {

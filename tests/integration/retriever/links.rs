@@ -3,14 +3,13 @@
 use axum::body::Body;
 use http::Request;
 use http_body_util::BodyExt;
-use tidegate::gateway::{self, State};
+use tidegate::gateway;
 use tidegate::ipld::builder::{Built, FileBuilder};
-use tidegate::names::{NsMap, Resolver};
 use tidegate::record::Outcome;
 use tower::ServiceExt;
 
+use super::folders::gateway_over;
 use super::*;
-use crate::gateway::denied::rules;
 use crate::gateway::world::{Records, noise};
 
 /// A gateway, and a peer that has a site: a page in `docs` that names four files, one of them large.
@@ -61,18 +60,8 @@ fn site(prefetch_links: bool, config: Config, denied: impl FnOnce(&Cid) -> Strin
     let (root_blocks, root) = folder(&[("css", css), ("docs", docs)]);
     all.extend([docs_blocks, css_blocks, root_blocks].concat());
     world.net.peer(Manner::Honest, true, 20, 400.0, &all);
-    let (records, denylists) = (Arc::<Records>::default(), Denylists::default());
-    denylists.replace(rules(&denied(&root.cid)));
-    let state = State {
-        retriever: world.retriever(&config, vec![]),
-        names: Resolver::fixed(NsMap::default()),
-        routing: None,
-        denylists,
-        sink: records.clone(),
-        config: gateway::Config { prefetch_links, ..gateway::Config::default() },
-        is_admin_token: Arc::new(|_| false),
-    };
-    let router = gateway::router(state, &world.metrics);
+    let gateway = gateway::Config { prefetch_links, ..gateway::Config::default() };
+    let (router, records) = gateway_over(&world, &config, &denied(&root.cid), gateway);
     Site { world, files, root: root.cid, router, records }
 }
 
