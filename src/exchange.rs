@@ -35,6 +35,16 @@ pub struct Want {
     /// Larger is more urgent.
     pub priority: i32,
     pub below: Below,
+    /// Only about so many of its last bytes: another peer is sending it from its beginning. Of exchanges that can ask for a
+    /// part of a block.
+    pub end: Option<u64>,
+}
+
+impl Want {
+    /// One block, and nothing else.
+    pub fn new(cid: Cid, kind: WantKind, priority: i32) -> Self {
+        Self { cid, kind, priority, below: Below::Nothing, end: None }
+    }
 }
 
 /// What of all that is below a block is wanted of the same peer: one that can send it in one answer may.
@@ -72,6 +82,13 @@ pub enum ExchangeEvent {
         peer: PeerId,
         block: Block,
         wire_bytes: usize,
+        arrival: Arrival,
+    },
+    /// The end of a block that was asked for alone. The block itself is told of when the other peer has sent the rest.
+    End {
+        peer: PeerId,
+        cid: Cid,
+        bytes: usize,
         arrival: Arrival,
     },
     /// Bytes that are no block of any hash that we accept, or a message that breaks the protocol.
@@ -124,7 +141,9 @@ impl ExchangeEvent {
     /// When the bytes of the event came, if it is about bytes.
     pub fn arrived(&self) -> Option<Instant> {
         match self {
-            Self::Block { arrival, .. } | Self::Progress { arrival, .. } => Some(arrival.at),
+            Self::Block { arrival, .. } | Self::End { arrival, .. } | Self::Progress { arrival, .. } => {
+                Some(arrival.at)
+            }
             _ => None,
         }
     }

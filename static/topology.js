@@ -100,8 +100,9 @@
       spread = now;
     } else if (dragged) {
       [dragged.x, dragged.y] = [dragged.fx, dragged.fy] = to;
-      const running = simulate();
-      if (running) running.alphaTarget(0.25).restart(); else draw();
+      // It follows the pointer at once; the others go after it frame by frame.
+      draw();
+      simulate()?.alphaTarget(0.25).restart();
     } else {
       view.x += from[0] - to[0];
       view.y += from[1] - to[1];

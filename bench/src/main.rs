@@ -32,7 +32,7 @@ use contender::{Scratch, Transport};
 use net::star::Star;
 use providers::Providers;
 use run::{Gathered, Options};
-use scenario::{LinkSet, Scenario};
+use scenario::{Fault, LinkSet, Scenario};
 
 #[derive(Parser)]
 #[command(version, about = "Measures Tidegate against other programs over emulated links")]
@@ -65,6 +65,9 @@ struct RunArgs {
     /// Contents in bytes instead of the scenarios' own.
     #[arg(long, value_delimiter = ',')]
     size: Vec<u64>,
+    /// Faults of `robust` instead of all.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    fault: Vec<Fault>,
     /// Who takes part: tidegate-optimized, tidegate-standard, kubo, helia, rainbow, aria2, nginx-warm.
     #[arg(long, value_delimiter = ',', default_value = "tidegate-optimized,tidegate-standard,kubo")]
     contenders: Vec<String>,
@@ -202,6 +205,7 @@ fn run(args: &RunArgs) -> io::Result<ExitCode> {
         quick: args.quick,
         iterations: args.n,
         sizes: args.size.clone(),
+        faults: args.fault.clone(),
         fill: !args.no_fill && !args.quick,
         explain: args.explain.then(|| args.out.join("explain")),
         earlier: earlier.into(),

@@ -43,6 +43,8 @@ pub struct Options {
     /// Instead of RETRIEVAL.md's number.
     pub iterations: Option<usize>,
     pub sizes: Vec<u64>,
+    /// Instead of all.
+    pub faults: Vec<Fault>,
     /// Whether links are filled by iperf3 before the run.
     pub fill: bool,
     /// Where Tidegate's own account of each retrieval goes.
@@ -119,20 +121,23 @@ pub fn link_set(set: &LinkSet, scenarios: &[Scenario], options: &Options, out: &
                     transfers(&mut world, &mut contenders, scenario, bytes, options, out)?;
                 }
             }
-            Scenario::Multi => multi::run(&mut world, &mut contenders, options, out)?,
+            Scenario::Multi => multi::run(&mut world, &mut contenders, sizes, options, out)?,
             Scenario::Cold => cold::run(&mut world, sizes, options, out)?,
             Scenario::Robust if set.is_adverse() || set.name == "D-P1" => {
                 sizes.iter().try_for_each(|&bytes| robust::adverse(&mut world, bytes, options, out))?;
             }
             Scenario::Robust => {
                 for &bytes in sizes {
-                    robust::adverse(&mut world, bytes, options, out)?;
+                    let own = &options.faults;
                     let faults = if options.quick { &[Fault::Dead][..] } else { &Fault::ALL };
-                    for &fault in faults {
+                    if own.is_empty() {
+                        robust::adverse(&mut world, bytes, options, out)?;
+                    }
+                    for &fault in faults.iter().filter(|fault| own.is_empty() || own.contains(fault)) {
                         robust::fault(&mut world, &mut contenders, fault, bytes, options, out)?;
                     }
                 }
-                if !options.quick {
+                if !options.quick && options.faults.is_empty() {
                     robust::fairness(&mut world, &mut contenders, out)?;
                 }
             }

@@ -216,7 +216,7 @@ pub fn iterations(bytes: u64) -> usize {
 }
 
 /// A fault in the middle of a transfer over D.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// The fastest provider's link stalls when 30 % are there: packets wait, none is lost.

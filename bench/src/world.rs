@@ -24,7 +24,7 @@ use crate::net::emulator::Change;
 use crate::net::star::Star;
 use crate::providers::Providers;
 use crate::router;
-use crate::run::Options;
+use crate::run::{Options, multi};
 use crate::scenario::{End, LinkSet};
 
 /// What a delegated router takes, each time (RETRIEVAL.md §5.3, S5).
@@ -248,14 +248,14 @@ impl World {
         self.add(path, bytes, sha256, honest)
     }
 
-    /// A directory of `count` such files of `bytes` each.
-    pub fn directory(&mut self, count: u64, bytes: u64) -> io::Result<(Made, Vec<[u8; 32]>)> {
+    /// A directory of `count` such files of `bytes` each, whose names are so long.
+    pub fn directory(&mut self, count: u64, bytes: u64, name: usize) -> io::Result<(Made, Vec<[u8; 32]>)> {
         let path = self.next_path();
         std::fs::create_dir(&path)?;
         let mut hashes = Vec::new();
         for n in 0..count {
             let seed = (self.seed ^ self.made).wrapping_mul(1_000_003).wrapping_add(n);
-            hashes.push(write_random(&path.join(format!("{n:04}")), bytes, seed)?);
+            hashes.push(write_random(&path.join(multi::name(n, name)), bytes, seed)?);
         }
         Ok((self.add(path, count * bytes, [0; 32], false)?, hashes))
     }

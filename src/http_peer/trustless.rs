@@ -6,10 +6,12 @@
 //! otherwise wait for each other. Its peer ID is [`Endpoint::id`], derived from its address.
 //!
 //! The parts: `dial` finds out where the provider is, whether it may be asked and how it speaks; `peer` is what is wanted
-//! of one provider and what is under way there; `request` is one question and its answer, `car` a file in one answer.
+//! of one provider and what is under way there; `request` is one question and its answer, `joint` a block that two providers
+//! bring together, `car` a file in one answer.
 
 mod car;
 mod dial;
+mod joint;
 mod metrics;
 mod peer;
 mod request;
@@ -27,6 +29,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::joint::Joints;
 use self::metrics::HttpMetrics;
 use self::peer::Peer;
 use super::endpoint::{Endpoint, EndpointError};
@@ -96,6 +99,7 @@ struct Inner {
     events: mpsc::Sender<ExchangeEvent>,
     receiver: Mutex<Option<mpsc::Receiver<ExchangeEvent>>>,
     budget: Arc<Semaphore>,
+    joints: Joints,
     table: Mutex<Table>,
 }
 
@@ -162,6 +166,7 @@ impl HttpExchange {
             events,
             receiver: Mutex::new(receiver),
             budget: Arc::new(Semaphore::new(BODY_BUDGET)),
+            joints: Joints::default(),
             table: Mutex::default(),
         });
         supervisor.spawn("http-peers", keep(inner.clone(), configured, supervisor.token()));

@@ -109,6 +109,15 @@ impl Ledger {
         }
     }
 
+    /// A part of a block.
+    pub fn brought(&mut self, peer: PeerId, bytes: u64, rate: Option<f64>, now: Time) {
+        let standing = self.entry(peer, now);
+        standing.bytes += bytes;
+        if let Some(rate) = rate {
+            standing.rated(rate, now);
+        }
+    }
+
     /// Its rate, by a block that nobody waited for.
     pub fn measured(&mut self, peer: PeerId, rate: f64, now: Time) {
         self.entry(peer, now).rated(rate, now);

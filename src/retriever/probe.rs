@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::Retriever;
 use crate::denylist::{Denied, Denylists};
-use crate::exchange::{Below, ConnectError, Exchange, ExchangeEvent, Want, WantKind};
+use crate::exchange::{ConnectError, Exchange, ExchangeEvent, Want, WantKind};
 use crate::ipld::{Cid, Multihash};
 use crate::record::Transport;
 use crate::routing::{self, ContentRouter, MAX_PROVIDERS, Provider, RouterKind, RoutingEvent};
@@ -203,6 +203,7 @@ impl Hub {
                 return;
             }
             ExchangeEvent::Whole { .. }
+            | ExchangeEvent::End { .. }
             | ExchangeEvent::Invalid { .. }
             | ExchangeEvent::Progress { .. }
             | ExchangeEvent::Rtt { .. } => return,
@@ -259,7 +260,7 @@ impl<'a> Asking<'a> {
     }
 
     fn ask(&mut self, peer: PeerId) -> bool {
-        let want = Want { cid: self.cid, kind: WantKind::Have, priority: PRIORITY, below: Below::Nothing };
+        let want = Want::new(self.cid, WantKind::Have, PRIORITY);
         let sent = self.hub.exchange.send_wants(peer, vec![want]).is_ok();
         if sent {
             self.unanswered.insert(peer);

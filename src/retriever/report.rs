@@ -181,6 +181,15 @@ impl Report {
                     part.rate = block.rate.or(part.rate);
                 }
             }
+            Step::End { peer, bytes, .. } => {
+                self.reached(Phase::Fetch);
+                self.network_bytes += bytes;
+                self.received_bytes += bytes;
+                self.with(peer, |part| {
+                    (part.provider, part.stalled, part.broken) = (true, false, None);
+                    part.bytes += bytes;
+                });
+            }
             Step::Duplicate { peer, bytes, .. } => {
                 self.duplicate_bytes += bytes;
                 self.received_bytes += bytes;
@@ -309,9 +318,11 @@ impl Part {
     fn attempt(&self, peer: PeerId) -> Attempt {
         let (outcome, error_kind) = match self {
             Self { corrupt: true, .. } => (AttemptOutcome::Corrupt, Some("wrong block".to_owned())),
-            Self { stalled: true, blocks: 0, .. } => (AttemptOutcome::Stalled, Some("no bytes".to_owned())),
+            Self { stalled: true, blocks: 0, bytes: 0, .. } => (AttemptOutcome::Stalled, Some("no bytes".to_owned())),
             Self { stalled: true, .. } => (AttemptOutcome::Stalled, Some("no more bytes".to_owned())),
-            Self { blocks: 1.., .. } => (AttemptOutcome::Delivered, self.broken.map(str::to_owned)),
+            Self { blocks: 1.., .. } | Self { bytes: 1.., .. } => {
+                (AttemptOutcome::Delivered, self.broken.map(str::to_owned))
+            }
             Self { unreachable: Some(error), .. } => (AttemptOutcome::Unreachable, Some(error.clone())),
             Self { broken: Some(kind), .. } => (AttemptOutcome::Error, Some((*kind).to_owned())),
             Self { dont_have: true, .. } => (AttemptOutcome::DontHave, None),

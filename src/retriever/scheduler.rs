@@ -6,6 +6,7 @@
 mod assign;
 mod cache;
 mod discover;
+mod ends;
 mod events;
 mod peer;
 mod session;
@@ -255,6 +256,8 @@ struct WantState {
     whole: bool,
     /// Who was asked for it with the beginning of what is below it, and for how many bytes.
     opening: Option<(PeerId, u64)>,
+    /// Bytes of its end that came.
+    brought: u64,
     /// The search for this very CID, when the root's providers do not have it.
     route: Option<RouteId>,
 }

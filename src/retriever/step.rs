@@ -11,31 +11,115 @@ use crate::routing::RouterKind;
 /// One step of one session.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    RoutingStarted { cid: Cid },
-    ProviderFound { peer: PeerId, router: RouterKind, rtt: Option<Duration>, rate: Option<f64> },
-    RouterFinished { router: RouterKind, providers: usize, error: Option<String> },
-    DialStarted { peer: PeerId },
-    Connected { peer: PeerId, transport: Transport, dial: Option<Duration> },
-    DialFailed { peer: PeerId, error: String },
-    WantSent { peer: PeerId, router: RouterKind, transport: Option<Transport>, wants: usize, blocks: bool, first: Cid },
-    Whole { peer: PeerId, root: Cid, transport: Transport, first: Option<u64> },
-    Have { peer: PeerId, cid: Cid },
-    DontHave { peer: PeerId, cid: Cid },
+    RoutingStarted {
+        cid: Cid,
+    },
+    ProviderFound {
+        peer: PeerId,
+        router: RouterKind,
+        rtt: Option<Duration>,
+        rate: Option<f64>,
+    },
+    RouterFinished {
+        router: RouterKind,
+        providers: usize,
+        error: Option<String>,
+    },
+    DialStarted {
+        peer: PeerId,
+    },
+    Connected {
+        peer: PeerId,
+        transport: Transport,
+        dial: Option<Duration>,
+    },
+    DialFailed {
+        peer: PeerId,
+        error: String,
+    },
+    WantSent {
+        peer: PeerId,
+        router: RouterKind,
+        transport: Option<Transport>,
+        wants: usize,
+        blocks: bool,
+        first: Cid,
+    },
+    Whole {
+        peer: PeerId,
+        root: Cid,
+        transport: Transport,
+        first: Option<u64>,
+    },
+    Have {
+        peer: PeerId,
+        cid: Cid,
+    },
+    DontHave {
+        peer: PeerId,
+        cid: Cid,
+    },
     Block(Received),
-    Duplicate { peer: PeerId, cid: Cid, bytes: u64 },
-    Hedged { peer: PeerId, cid: Cid },
-    Probed { peer: PeerId, cid: Cid },
-    Stalled { peer: PeerId, silent: Duration },
-    Reassigned { peer: PeerId, wants: usize, why: &'static str },
-    Corrupt { peer: PeerId, reason: &'static str },
-    Quarantined { peer: PeerId },
-    Disconnected { peer: PeerId },
-    SendFailed { peer: PeerId, wants: usize },
-    Cancelled { peer: PeerId, wants: usize },
-    LocalHit { cid: Cid, tier: &'static str },
+    Duplicate {
+        peer: PeerId,
+        cid: Cid,
+        bytes: u64,
+    },
+    /// Asked for a block that another was asked for, or for so many bytes of its end.
+    Hedged {
+        peer: PeerId,
+        cid: Cid,
+        end: Option<u64>,
+    },
+    /// The end of a block came.
+    End {
+        peer: PeerId,
+        cid: Cid,
+        bytes: u64,
+    },
+    Probed {
+        peer: PeerId,
+        cid: Cid,
+    },
+    Stalled {
+        peer: PeerId,
+        silent: Duration,
+    },
+    Reassigned {
+        peer: PeerId,
+        wants: usize,
+        why: &'static str,
+    },
+    Corrupt {
+        peer: PeerId,
+        reason: &'static str,
+    },
+    Quarantined {
+        peer: PeerId,
+    },
+    Disconnected {
+        peer: PeerId,
+    },
+    SendFailed {
+        peer: PeerId,
+        wants: usize,
+    },
+    Cancelled {
+        peer: PeerId,
+        wants: usize,
+    },
+    LocalHit {
+        cid: Cid,
+        tier: &'static str,
+    },
     FirstByte,
-    Failed { cid: Cid, reason: &'static str },
-    Finished { blocks: u64 },
+    Failed {
+        cid: Cid,
+        reason: &'static str,
+    },
+    Finished {
+        blocks: u64,
+    },
 }
 
 /// A verified block that this session wanted.
@@ -113,10 +197,20 @@ impl Step {
                 detail: Some("bytes received again".to_owned()),
                 ..of(EventKind::Duplicate, peer)
             },
-            Self::Hedged { peer, cid } => RetrievalEvent {
+            Self::Hedged { peer, cid, end } => RetrievalEvent {
                 cid: Some(*cid),
-                detail: Some("asked here too: it should be done sooner".to_owned()),
+                value: *end,
+                detail: Some(match end {
+                    Some(_) => "bytes of its end asked for here: two are done with it sooner".to_owned(),
+                    None => "asked here too: it should be done sooner".to_owned(),
+                }),
                 ..of(EventKind::Hedged, peer)
+            },
+            Self::End { peer, cid, bytes } => RetrievalEvent {
+                cid: Some(*cid),
+                value: Some(*bytes),
+                detail: Some("bytes of its end".to_owned()),
+                ..of(EventKind::BlockReceived, peer)
             },
             Self::Probed { peer, cid } => RetrievalEvent {
                 cid: Some(*cid),

@@ -98,7 +98,8 @@ async function topology(open, check, kind) {
     await page.mouse.down();
     await page.mouse.move(peer.x + 60, peer.y + 40, { steps: 5 });
     await page.mouse.up();
-    check((await place()) !== start, `${where}: a peer cannot be dragged (${motion})`);
+    const moves = page.waitForFunction((start) => document.querySelector("a.peer").getAttribute("transform") !== start, { timeout: 5000 }, start);
+    check(await moves.then(() => true, () => false), `${where}: a peer cannot be dragged (${motion})`);
     check(page.url().endsWith("/topology"), `${where}: dragging opened ${page.url()}`);
     await page.type("input[name=q]", "nobody has this name");
     check((await page.$$eval("a.peer:not(.dim)", (all) => all.length)) === 0, `${where}: the filter leaves peers`);

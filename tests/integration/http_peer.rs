@@ -2,5 +2,6 @@
 
 mod behaviour;
 pub mod cars;
+mod ends;
 pub mod rig;
 mod whole;

@@ -13,7 +13,7 @@ use libp2p::{Multiaddr, PeerId};
 use tempfile::TempDir;
 use tidegate::blockstore::Blockstore;
 use tidegate::blockstore::memory::MemoryStore;
-use tidegate::exchange::{Below, ConnectError, Exchange, ExchangeEvent, MAX_WANTS_PER_PEER, SendError, Want, WantKind};
+use tidegate::exchange::{ConnectError, Exchange, ExchangeEvent, MAX_WANTS_PER_PEER, SendError, Want, WantKind};
 use tidegate::ipld::{Block, Cid, HashCode, MAX_BLOCK_SIZE, codec};
 use tidegate::p2p::{Client, Config, Node, NodeError};
 use tidegate::record::Transport;
@@ -114,7 +114,7 @@ fn block(n: usize, size: usize) -> Block {
 }
 
 fn wants(cids: &[Cid], kind: WantKind) -> Vec<Want> {
-    cids.iter().map(|cid| Want { cid: *cid, kind, priority: 1, below: Below::Nothing }).collect()
+    cids.iter().map(|cid| Want::new(*cid, kind, 1)).collect()
 }
 
 async fn exchange_both_ways(part: &str, expected: Transport) {

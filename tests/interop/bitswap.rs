@@ -8,7 +8,7 @@ use libp2p::Multiaddr;
 use tempfile::TempDir;
 use tidegate::blockstore::Blockstore;
 use tidegate::blockstore::memory::MemoryStore;
-use tidegate::exchange::{Below, Exchange, ExchangeEvent, Want, WantKind};
+use tidegate::exchange::{Exchange, ExchangeEvent, Want, WantKind};
 use tidegate::ipld::{Block, Cid, cid};
 use tidegate::p2p::{Client, Config, Node};
 use tidegate::record::Transport;
@@ -62,10 +62,7 @@ impl Ours {
     async fn fetch(&mut self, peer: libp2p::PeerId, cids: &[Cid]) -> HashMap<Cid, Block> {
         let mut blocks = HashMap::new();
         let mut missing: HashSet<Cid> = cids.iter().copied().collect();
-        let wants: Vec<Want> = missing
-            .iter()
-            .map(|cid| Want { cid: *cid, kind: WantKind::Block, priority: 1, below: Below::Nothing })
-            .collect();
+        let wants: Vec<Want> = missing.iter().map(|cid| Want::new(*cid, WantKind::Block, 1)).collect();
         let mut later: Vec<Want> = wants;
         while !missing.is_empty() {
             let outstanding = missing.len() - later.len();
@@ -153,7 +150,7 @@ async fn kubo_says_what_it_has_and_what_it_has_not() {
     let absent = cid::parse("bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq").unwrap();
     let mut ours = Ours::start().await;
     ours.connect(kubo.tcp(), Transport::BitswapTcp).await;
-    let want = |cid| Want { cid, kind: WantKind::Have, priority: 1, below: Below::Nothing };
+    let want = |cid| Want::new(cid, WantKind::Have, 1);
     ours.client.send_wants(kubo.peer, vec![want(large), want(small), want(absent)]).unwrap();
     let (mut have, mut have_not, mut inlined) = (None, None, None);
     while have.is_none() || have_not.is_none() || inlined.is_none() {

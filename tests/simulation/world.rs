@@ -50,9 +50,12 @@ pub struct SimPeer {
     pub flight: f64,
     /// Until then its link is stalled: what is sent to it waits.
     pub asleep: Time,
+    /// Over HTTP: all at once, sharing its link; what is cancelled ends, and the end of a block can be asked for alone.
+    pub http: bool,
     queue: Vec<Want>,
-    /// Blocks being sent, and bytes of each that are still to go.
-    sending: VecDeque<(Block, usize)>,
+    sending: VecDeque<Sending>,
+    /// Bytes that came of blocks that are not whole.
+    partial: HashMap<Cid, usize>,
     busy: bool,
     received: u64,
     reported: Time,
@@ -67,6 +70,24 @@ pub struct SimPeer {
     wrong_arrived: bool,
 }
 
+/// A block being sent, or the end of one, and how many bytes are still to go.
+#[derive(Debug)]
+struct Sending {
+    block: Block,
+    left: usize,
+    end: Option<usize>,
+}
+
+/// Bytes of a block that come, and what is complete with them: the block, or so much of its end.
+#[derive(Debug)]
+struct Piece {
+    cid: Cid,
+    bytes: usize,
+    last: bool,
+    block: Block,
+    end: Option<usize>,
+}
+
 #[derive(Debug)]
 enum Happening {
     Input(Box<Input>),
@@ -75,8 +96,7 @@ enum Happening {
     Cancelled(usize, Vec<Cid>),
     /// The peer's link is free.
     Free(usize),
-    /// Bytes come; with the last ones of a block, the block.
-    Bytes(usize, usize, Option<Box<Block>>),
+    Bytes(usize, Box<Piece>),
     Join(usize),
 }
 
@@ -91,6 +111,8 @@ pub struct World {
     next: u64,
     pub delivered: BTreeMap<(SessionId, Cid), Time>,
     pub twice: usize,
+    /// Bytes of ends of blocks that others are sending.
+    ends: HashMap<Cid, usize>,
     pub failed: Vec<(SessionId, Cid)>,
     pub steps: Vec<(Time, SessionId, Step)>,
     /// What routers answer: providers, after this long.
@@ -123,6 +145,7 @@ impl World {
             next: 0,
             delivered: BTreeMap::new(),
             twice: 0,
+            ends: HashMap::new(),
             failed: Vec::new(),
             steps: Vec::new(),
             routed: Vec::new(),
@@ -144,8 +167,10 @@ impl World {
             parallel: 1,
             flight: f64::INFINITY,
             asleep: Time::ZERO,
+            http: false,
             queue: Vec::new(),
             sending: VecDeque::new(),
+            partial: HashMap::new(),
             busy: false,
             received: 0,
             reported: Time::ZERO,
@@ -172,6 +197,14 @@ impl World {
         index
     }
 
+    /// A provider over HTTP.
+    pub fn http(&mut self, mbit: f64, rtt_ms: u64) -> usize {
+        let index = self.peer(Manner::Honest, mbit, rtt_ms, false);
+        (self.peers[index].http, self.peers[index].parallel) = (true, 64);
+        self.connect(index);
+        index
+    }
+
     /// The peer connects by itself after a time.
     pub fn join_after(&mut self, index: usize, after: Duration) {
         self.schedule(after, Happening::Join(index));
@@ -181,7 +214,8 @@ impl World {
         let peer = &mut self.peers[index];
         peer.connected = true;
         let (id, rtt) = (peer.id, peer.rtt);
-        let (transport, address) = (Transport::BitswapQuic, Multiaddr::empty());
+        let transport = if peer.http { Transport::Http } else { Transport::BitswapQuic };
+        let address = Multiaddr::empty();
         let dial = peer.flight.is_finite().then_some(rtt * 2);
         self.on(Input::Exchange(ExchangeEvent::Connected { peer: id, transport, address, dial }));
         if dial.is_none() {
@@ -216,8 +250,12 @@ impl World {
     /// Fetches a file as a reader does: the root, then all leaves ahead, the first unread one urgent.
     pub fn download(&mut self, session: SessionId, blocks: &[Block], limit: Duration) -> Option<Duration> {
         let start = self.now;
-        let want = |cid: &Cid, urgent| Input::Want { session, cid: *cid, size: Some(262_144), urgent };
-        self.on(want(blocks[0].cid(), true));
+        let want = |block: &Block, urgent| {
+            // Of a root nobody has said how large it is.
+            let size = if block.cid() == blocks[0].cid() { 262_144 } else { block.len() as u64 };
+            Input::Want { session, cid: *block.cid(), size: Some(size), urgent }
+        };
+        self.on(want(&blocks[0], true));
         let mut hinted = false;
         let mut next = 0;
         while next < blocks.len() {
@@ -226,13 +264,13 @@ impl World {
                 if !hinted {
                     hinted = true;
                     for block in &blocks[1..] {
-                        self.on(want(block.cid(), false));
+                        self.on(want(block, false));
                     }
                 }
                 if let Some(block) = blocks.get(next)
                     && !self.delivered.contains_key(&(session, *block.cid()))
                 {
-                    self.on(want(block.cid(), true));
+                    self.on(want(block, true));
                 }
                 continue;
             }
@@ -284,8 +322,11 @@ impl World {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Send { peer, wants } => {
+            Action::Send { peer, mut wants } => {
                 let index = self.index(&peer);
+                for want in &mut wants {
+                    want.end = want.end.and_then(|end| self.claim(index, &want.cid, end));
+                }
                 let peer = &mut self.peers[index];
                 peer.asked += wants.len();
                 if peer.wrong_arrived {
@@ -370,13 +411,19 @@ impl World {
                 }
                 self.serve(index);
             }
-            Happening::Cancelled(index, cids) => self.peers[index].queue.retain(|want| !cids.contains(&want.cid)),
+            Happening::Cancelled(index, cids) => {
+                let peer = &mut self.peers[index];
+                peer.queue.retain(|want| !cids.contains(&want.cid));
+                if peer.http {
+                    peer.sending.retain(|sending| !cids.contains(sending.block.cid()));
+                }
+            }
             Happening::Free(index) => {
                 self.peers[index].busy = false;
                 self.serve(index);
             }
             Happening::Join(index) => self.connect(index),
-            Happening::Bytes(index, bytes, block) => self.arrive(index, bytes, block),
+            Happening::Bytes(index, piece) => self.arrive(index, *piece),
         }
     }
 
@@ -396,56 +443,87 @@ impl World {
                 data[20] ^= 1;
                 block = Block::encode(codec::RAW, HashCode::Blake3, Bytes::from(data)).unwrap();
             }
-            let size = block.len();
-            peer.sending.push_back((block, size));
+            let end = want.end.map(|end| end as usize);
+            peer.sending.push_back(Sending { left: end.unwrap_or(block.len()), block, end });
         }
         if peer.busy {
             return;
         }
-        let Some((block, left)) = peer.sending.pop_front() else { return };
+        let Some(sending) = peer.sending.pop_front() else { return };
         let mbit = match peer.manner {
             Manner::Degrader(bytes, mbit) if peer.sent >= bytes => mbit,
             _ => peer.mbit,
         };
-        let piece = left.min(PIECE);
+        let piece = sending.left.min(PIECE);
         let rate = (mbit * 1e6 * GOODPUT / 8.0).min(peer.flight / peer.rtt.as_secs_f64());
         let takes = Duration::from_secs_f64(piece as f64 / rate);
         // Slow start: what is acknowledged is added to the window.
         peer.flight += piece as f64;
         peer.sent += piece as u64;
         peer.busy = true;
-        let whole = if left == piece {
-            Some(Box::new(block))
-        } else {
-            peer.sending.push_back((block, left - piece));
-            None
-        };
+        let last = sending.left == piece;
+        let came =
+            Piece { cid: *sending.block.cid(), bytes: piece, last, block: sending.block.clone(), end: sending.end };
+        if !last {
+            peer.sending.push_back(Sending { left: sending.left - piece, ..sending });
+        }
         let half = peer.rtt / 2;
-        self.schedule(takes + half, Happening::Bytes(index, piece, whole));
+        self.schedule(takes + half, Happening::Bytes(index, Box::new(came)));
         self.schedule(takes, Happening::Free(index));
     }
 
     /// Bytes reach us: blocks as they end, and proof of life between them, as the exchange gives it.
-    fn arrive(&mut self, index: usize, bytes: usize, whole: Option<Box<Block>>) {
+    fn arrive(&mut self, index: usize, piece: Piece) {
         let now = self.now;
+        let Piece { cid, bytes, last, block, end } = piece;
         let peer = &mut self.peers[index];
         peer.received += bytes as u64;
         peer.last = now;
         peer.unreported += bytes;
         let (id, arrival) = (peer.id, Arrival { at: tokio::time::Instant::now(), received: Some(peer.received) });
-        let event = match whole {
-            Some(block) => {
+        if end.is_none() {
+            *peer.partial.entry(cid).or_default() += bytes;
+        }
+        let event = match end {
+            Some(end) if last => ExchangeEvent::End { peer: id, cid, bytes: end, arrival },
+            None if last => {
+                peer.partial.remove(&cid);
                 let wire_bytes = block.len();
                 let wrong = !self.content.contains_key(block.cid());
                 self.peers[index].wrong_arrived |= wrong;
-                ExchangeEvent::Block { peer: id, block: *block, wire_bytes, arrival }
+                ExchangeEvent::Block { peer: id, block, wire_bytes, arrival }
             }
-            None if now - peer.reported >= Duration::from_millis(25) => {
+            _ if now - peer.reported >= Duration::from_millis(25) => {
                 peer.reported = now;
                 ExchangeEvent::Progress { peer: id, bytes: std::mem::take(&mut peer.unreported), arrival }
             }
-            None => return,
+            _ => return self.join(&cid),
         };
+        if let ExchangeEvent::End { bytes, .. } = &event {
+            *self.ends.entry(cid).or_default() += bytes;
+        }
+        self.on(Input::Exchange(event));
+        self.join(&cid);
+    }
+
+    /// How much of its end a peer can be asked for of a block that another is sending.
+    fn claim(&self, index: usize, cid: &Cid, end: u64) -> Option<u64> {
+        let others = self.peers.iter().enumerate().filter(|(other, _)| *other != index);
+        let front = others.filter_map(|(_, peer)| peer.partial.get(cid)).max().copied().unwrap_or_default();
+        let left = self.content[cid].len().saturating_sub(front + self.ends.get(cid).copied().unwrap_or_default());
+        (left > 0).then_some(end.min(left as u64))
+    }
+
+    /// A block of which others have sent the end is whole when the rest is here.
+    fn join(&mut self, cid: &Cid) {
+        let (Some(end), Some(block)) = (self.ends.get(cid).copied(), self.content.get(cid).cloned()) else { return };
+        let whole = |peer: &SimPeer| peer.partial.get(cid).is_some_and(|front| front + end >= block.len());
+        let Some(owner) = self.peers.iter_mut().find(|peer| whole(peer)) else { return };
+        let wire_bytes = owner.partial.remove(cid).unwrap_or_default();
+        owner.sending.retain(|sending| sending.block.cid() != cid);
+        let arrival = Arrival { at: tokio::time::Instant::now(), received: Some(owner.received) };
+        let event = ExchangeEvent::Block { peer: owner.id, block, wire_bytes, arrival };
+        self.ends.remove(cid);
         self.on(Input::Exchange(event));
     }
 

@@ -77,6 +77,11 @@ fn of_cell(cell: &Cell, cells: &[Cell], cars: bool, gates: &mut Vec<Gate>) {
                 gates.push(at_most(&name, "p99 ms (2 T_k + 1 RTT)", total.p99, 2.0 * bound + rtt));
             }
         }
+        "medium" => {
+            if let Some((ours, theirs)) = cell.ttfb_ms.zip(kubo.and_then(|kubo| kubo.ttfb_ms)) {
+                gates.push(at_most(&name, "first byte of Kubo's", ours.p50 / theirs.p50, 0.6));
+            }
+        }
         "large" => {
             if let Some(share) = cell.duplicate_share {
                 gates.push(at_most(&name, "duplicates", 1.0 + share, 1.03));
@@ -203,6 +208,20 @@ mod tests {
         let told: Vec<(String, bool)> =
             gates(&all, &[], &[], true).into_iter().map(|gate| (gate.wanted, gate.holds)).collect();
         assert_eq!(told, [("η ≥ 0.6".to_owned(), true), ("η ≥ 0.9".to_owned(), false)]);
+    }
+
+    #[test]
+    fn the_first_byte_of_a_medium_file_is_judged_beside_kubos() {
+        let row = |contender: &str, ttfb_ms: f64| Sample {
+            ttfb_ms,
+            total_ms: 500.0,
+            bound_ms: Some(490.0),
+            ..Sample::new(Scenario::Medium, "A", 5_000_000, contender, 0)
+        };
+        let all = cells(&[row(OPTIMIZED, 150.0), row(KUBO, 200.0)], 1);
+        let told: Vec<(String, bool)> =
+            gates(&all, &[], &[], false).into_iter().map(|gate| (gate.measured, gate.holds)).collect();
+        assert_eq!(told, [("0.980".to_owned(), true), ("0.750".to_owned(), false)]);
     }
 
     #[test]

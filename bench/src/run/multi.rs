@@ -1,4 +1,5 @@
-//! Many small files: a directory of a hundred, by a hundred GETs at once, by the six connections of a browser, as one TAR.
+//! Many small files: a directory of a hundred or a sharded one of a thousand, by a hundred GETs at once, by the six
+//! connections of a browser, as one TAR.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -15,11 +16,27 @@ use crate::contender::Contender;
 use crate::scenario::Scenario;
 use crate::world::World;
 
-const FILES: u64 = 100;
-const FILE_BYTES: u64 = 20_480;
+/// What is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Directory {
+    files: u64,
+    each: u64,
+    /// How long the files' names are. Importers make a HAMT of a directory whose names and links are over 256 KiB.
+    name: usize,
+    /// Round trips until the last file can be asked for and come.
+    levels: u32,
+}
+
+const DIRECTORIES: [Directory; 2] = [
+    Directory { files: 100, each: 20_480, name: 4, levels: 2 },
+    Directory { files: 1_000, each: 4_096, name: 240, levels: 3 },
+];
+const AT_ONCE: usize = 100;
 const BROWSER_CONNECTIONS: usize = 6;
 /// A program that goes file by file takes 15 s for a TAR.
 const TAR_ITERATIONS: usize = 3;
+/// The directory of a thousand files, each way.
+const LARGE_ITERATIONS: usize = 3;
 
 /// Its adapter makes no archives.
 const WITHOUT_TAR: &str = "helia";
@@ -46,23 +63,52 @@ impl Way {
     }
 }
 
+impl Directory {
+    fn bytes(self) -> u64 {
+        self.files * self.each
+    }
+
+    /// Those of these sizes; the first, if none is.
+    fn of(sizes: &[u64]) -> Vec<Self> {
+        let wanted: Vec<Self> = DIRECTORIES.into_iter().filter(|known| sizes.contains(&known.bytes())).collect();
+        if wanted.is_empty() { vec![DIRECTORIES[0]] } else { wanted }
+    }
+}
+
+/// Of file `n`: its number, filled up to this length.
+pub fn name(n: u64, length: usize) -> String {
+    format!("{n:04}{:-<1$}", "", length.saturating_sub(4))
+}
+
 pub(super) fn run(
     world: &mut World,
     contenders: &mut [Box<dyn Contender>],
+    sizes: &[u64],
     options: &Options,
     out: &mut Gathered,
 ) -> io::Result<()> {
-    let bytes = FILES * FILE_BYTES;
+    Directory::of(sizes).into_iter().try_for_each(|directory| each_way(world, contenders, directory, options, out))
+}
+
+fn each_way(
+    world: &mut World,
+    contenders: &mut [Box<dyn Contender>],
+    directory: Directory,
+    options: &Options,
+    out: &mut Gathered,
+) -> io::Result<()> {
+    let bytes = directory.bytes();
     let ways = if options.quick { &[Way::AtOnce, Way::Tar][..] } else { &[Way::AtOnce, Way::Browser, Way::Tar] };
     for &way in ways {
         if resumed(out, options, Scenario::Multi, &world.set.name, bytes, way.label()) {
             continue;
         }
         warm_up(world, contenders)?;
-        let limit = options.iterations.unwrap_or(if options.quick { 2 } else { 10 });
+        let usual = if directory == DIRECTORIES[0] { 10 } else { LARGE_ITERATIONS };
+        let limit = options.iterations.unwrap_or(if options.quick { 2 } else { usual });
         let limit = if way == Way::Tar { limit.min(if options.quick { 1 } else { TAR_ITERATIONS }) } else { limit };
         for iteration in 0..limit {
-            one(world, contenders, way, bytes, iteration, out)?;
+            one(world, contenders, way, directory, iteration, out)?;
         }
         tell(out, Scenario::Multi, &world.set.name, bytes, way.label());
     }
@@ -73,12 +119,15 @@ fn one(
     world: &mut World,
     contenders: &mut [Box<dyn Contender>],
     way: Way,
-    bytes: u64,
+    directory: Directory,
     iteration: usize,
     out: &mut Gathered,
 ) -> io::Result<()> {
-    let bound_ms = Some(bound::bound(bytes, 2, &world.set.honest(), world.set.access_mbit) * 1e3);
-    let (made, hashes) = world.directory(FILES, FILE_BYTES)?;
+    let bytes = directory.bytes();
+    let bound_ms = Some(bound::bound(bytes, directory.levels, &world.set.honest(), world.set.access_mbit) * 1e3);
+    let (made, hashes) = world.directory(directory.files, directory.each, directory.name)?;
+    let paths: Vec<String> =
+        (0..directory.files).map(|n| format!("/ipfs/{}/{}", made.content.cid, name(n, directory.name))).collect();
     for turn in 0..contenders.len() {
         let place = (turn + iteration) % contenders.len();
         let contender = contenders[place].as_mut();
@@ -91,8 +140,9 @@ fn one(
         let cid = &made.content.cid;
         let started = Instant::now();
         let fetched = match way {
-            Way::AtOnce => at_once(world, host, cid, &hashes),
-            Way::Browser => browser(world, host, cid, &hashes),
+            Way::AtOnce if paths.len() <= AT_ONCE => at_once(world, host, &paths, &hashes),
+            Way::AtOnce => in_turn(world, host, &paths, AT_ONCE, &hashes),
+            Way::Browser => in_turn(world, host, &paths, BROWSER_CONNECTIONS, &hashes),
             Way::Tar => tar(world, host, cid, &hashes),
         };
         let total = started.elapsed();
@@ -122,26 +172,32 @@ fn one(
 }
 
 /// The first byte of any, when all are there and right.
-fn at_once(world: &World, host: SocketAddr, cid: &str, hashes: &[[u8; 32]]) -> io::Result<Duration> {
+fn at_once(world: &World, host: SocketAddr, paths: &[String], hashes: &[[u8; 32]]) -> io::Result<Duration> {
     let all: io::Result<Vec<Fetched>> = std::thread::scope(|scope| {
-        let all: Vec<_> = (0..hashes.len())
-            .map(|n| {
-                let path = format!("/ipfs/{cid}/{n:04}");
-                scope.spawn(move || client::get_in(&world.star.gateway, host, &path))
-            })
-            .collect();
+        let get = |path: &String| {
+            let path = path.clone();
+            scope.spawn(move || client::get_in(&world.star.gateway, host, &path))
+        };
+        let all: Vec<_> = paths.iter().map(get).collect();
         all.into_iter().map(joined).collect()
     });
     first(&all?, hashes)
 }
 
 /// Connections that each take the next file when they are done with one.
-fn browser(world: &World, host: SocketAddr, cid: &str, hashes: &[[u8; 32]]) -> io::Result<Duration> {
+fn in_turn(
+    world: &World,
+    host: SocketAddr,
+    paths: &[String],
+    connections: usize,
+    hashes: &[[u8; 32]],
+) -> io::Result<Duration> {
+    let paths = std::sync::Arc::new(paths.to_vec());
     let next = std::sync::Arc::new(AtomicUsize::new(0));
     let lists: io::Result<Vec<Vec<(usize, Fetched)>>> = std::thread::scope(|scope| {
-        let all: Vec<_> = (0..BROWSER_CONNECTIONS)
+        let all: Vec<_> = (0..connections)
             .map(|_| {
-                let (next, cid, files) = (next.clone(), cid.to_owned(), hashes.len());
+                let (next, paths) = (next.clone(), paths.clone());
                 scope.spawn(move || {
                     world.star.gateway.run(move || {
                         let stream = TcpStream::connect(host)?;
@@ -150,10 +206,8 @@ fn browser(world: &World, host: SocketAddr, cid: &str, hashes: &[[u8; 32]]) -> i
                         let mut done = Vec::new();
                         loop {
                             let n = next.fetch_add(1, Ordering::Relaxed);
-                            if n >= files {
-                                return Ok(done);
-                            }
-                            done.push((n, connection.get(&format!("/ipfs/{cid}/{n:04}"))?));
+                            let Some(path) = paths.get(n) else { return Ok(done) };
+                            done.push((n, connection.get(path)?));
                         }
                     })
                 })
@@ -217,6 +271,20 @@ fn files(mut tar: &[u8]) -> io::Result<Vec<(String, [u8; 32])>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_large_directory_is_sharded_by_its_names_and_its_files_are_told_apart_by_the_first_hundred_letters() {
+        let [small, large] = DIRECTORIES;
+        // A CIDv1 of SHA-256 is 36 bytes (boxo: HAMTShardingSize).
+        let links = |directory: Directory| directory.files * (directory.name as u64 + 36);
+        assert!(links(small) < 256 * 1024 && links(large) > 256 * 1024);
+        assert_eq!(name(7, small.name), "0007");
+        let names: std::collections::BTreeSet<String> =
+            (0..large.files).map(|n| name(n, large.name)[..100].to_owned()).collect();
+        assert_eq!((names.len() as u64, name(7, large.name).len()), (large.files, large.name));
+        assert_eq!(Directory::of(&[5_000_000]), [small]);
+        assert_eq!(Directory::of(&[4_096_000]), [large]);
+    }
 
     #[test]
     fn the_files_of_a_tar_are_hashed_and_a_cut_one_is_an_error() {

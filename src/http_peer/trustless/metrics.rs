@@ -13,6 +13,7 @@ pub(super) struct HttpMetrics {
     pub(super) requests: Counter,
     pub(super) cars: Counter,
     pub(super) blocks: Counter,
+    pub(super) ends: Counter,
     pub(super) received: Counter,
     pub(super) wrong: Counter,
     pub(super) busy: Counter,
@@ -34,6 +35,10 @@ impl HttpMetrics {
             requests: counter("http_peer_requests", "Requests for blocks and CARs sent to HTTP providers"),
             cars: counter("http_peer_cars", "Answers of HTTP providers that were CARs of whole files"),
             blocks: counter("http_peer_blocks", "Blocks from HTTP providers that were verified"),
+            ends: counter(
+                "http_peer_block_ends",
+                "Ends of blocks from HTTP providers whose beginning another was sending",
+            ),
             received: counter("http_peer_received_bytes", "Bytes of bodies read from HTTP providers"),
             wrong: counter(
                 "http_peer_wrong",

@@ -14,8 +14,8 @@ use url::Url;
 
 use super::car;
 use super::dial::Found;
-use super::request::{self, Answer};
-use super::{Inner, ProviderInfo};
+use super::request::{self, Answer, Brought};
+use super::{Inner, ProviderInfo, joint};
 use crate::exchange::car::{Car, Claim, Received, may_answer};
 use crate::exchange::{Arrival, Below, ExchangeEvent, MAX_WANTS_PER_PEER, SendError, Want, WantKind};
 use crate::ipld::Cid;
@@ -325,7 +325,19 @@ pub(super) fn pump(inner: &Arc<Inner>, peer: &Arc<Peer>) {
 /// One request and what follows from its answer. The event is handed over before the next request starts: a consumer that
 /// is behind is not given more.
 async fn fly(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting, number: u64) {
-    let answer = request::ask(&inner, &peer, &waiting.want).await;
+    let mut answer = request::ask(&inner, &peer, &waiting.want).await;
+    if let Answer::Doubtful(ends) = answer {
+        // Whose bytes are wrong shows when one has sent all of them.
+        answer = request::ask_alone(&inner, &peer, &waiting.want).await;
+        if let Answer::Block(received) = &answer {
+            for liar in joint::liars(&ends, received.block.data()) {
+                let liar = inner.table().connected.get(&liar).cloned();
+                if let Some(liar) = liar {
+                    wrong(inner.clone(), liar, waiting.want.cid, "bytes that the block has not").await;
+                }
+            }
+        }
+    }
     if peer.landed(&waiting.want.cid, number) {
         settle(inner, peer, waiting, answer).await;
     }
@@ -333,7 +345,7 @@ async fn fly(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting, number: u64) 
 
 pub(super) async fn settle(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting, answer: Answer) {
     let (id, cid) = (peer.id, waiting.want.cid);
-    if matches!(answer, Answer::Block(_) | Answer::Have | Answer::DontHave) {
+    if matches!(answer, Answer::Block(_) | Answer::End(_) | Answer::Have | Answer::DontHave) {
         peer.answered();
     }
     match answer {
@@ -342,6 +354,15 @@ pub(super) async fn settle(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting,
             inner.metrics.blocks.inc();
             inner.emit(ExchangeEvent::Block { peer: id, block, wire_bytes, arrival }).await;
         }
+        Answer::End(brought) => {
+            let Brought { claim, end, total, arrival } = *brought;
+            inner.metrics.ends.inc();
+            // Before the block that it makes whole.
+            inner.emit(ExchangeEvent::End { peer: id, cid, bytes: end.bytes.len(), arrival }).await;
+            claim.bring(end, total);
+        }
+        // Of what was asked for alone nobody has brought a part.
+        Answer::Doubtful(_) => inner.emit(ExchangeEvent::SendFailed { peer: id, cids: vec![cid] }).await,
         Answer::Have => inner.emit(ExchangeEvent::Have { peer: id, cid }).await,
         Answer::DontHave => inner.emit(ExchangeEvent::DontHave { peer: id, cid }).await,
         Answer::Wrong(reason) => return wrong(inner, peer, cid, reason).await,
@@ -360,7 +381,7 @@ pub(super) async fn settle(inner: Arc<Inner>, peer: Arc<Peer>, waiting: Waiting,
             }
             if waiting.failures < RETRIES {
                 // In the plainest way.
-                let want = Want { below: Below::Nothing, ..waiting.want };
+                let want = Want { below: Below::Nothing, end: None, ..waiting.want };
                 peer.state().put(Waiting { want, failures: waiting.failures + 1 });
             } else {
                 inner.emit(ExchangeEvent::SendFailed { peer: id, cids: vec![cid] }).await;

@@ -443,7 +443,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::exchange::Below;
     use crate::ipld::{HashCode, codec};
 
     fn block(n: usize, size: usize) -> Block {
@@ -459,7 +458,7 @@ mod tests {
     }
 
     fn want(n: usize, kind: WantKind, priority: i32) -> Want {
-        Want { cid: *block(n, 8).cid(), kind, priority, below: Below::Nothing }
+        Want::new(*block(n, 8).cid(), kind, priority)
     }
 
     #[test]

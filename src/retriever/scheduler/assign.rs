@@ -7,7 +7,7 @@ use std::time::Duration;
 use libp2p::PeerId;
 
 use super::super::step::Step;
-use super::peer::Asked;
+use super::peer::{Asked, SENT_AT_ONCE};
 use super::session::{Has, Link};
 use super::{Exclusion, Scheduler, SessionId, Time, WantId};
 use crate::exchange::{Below, MAX_WANTS_PER_PEER, Want, WantKind};
@@ -26,15 +26,14 @@ const MAX_DISCOVERIES: usize = 16;
 const WORTH_MOVING: f64 = 0.7;
 /// and if it gains this much, in seconds: for less, a second copy is not worth its bytes.
 const WORTH_SECONDS: f64 = 0.02;
-/// Blocks that a peer may be sending at once: Kubo has eight workers, and a cancel does not reach what they hold
-/// (RETRIEVAL.md §2.0).
-const SENT_AT_ONCE: usize = 8;
 /// Bytes of second copies that may be asked for before any were earned, and the most that can be saved up.
 pub(super) const FIRST_HEDGES: f64 = 2.0 * 1024.0 * 1024.0;
 const MAX_HEDGES: f64 = 16.0 * 1024.0 * 1024.0;
 /// The window of the only peer that has the content, in windows of one among others and at least in blocks.
 const ALONE: u64 = 4;
 const ALONE_BLOCKS: u64 = 24;
+/// The least part of a block that is worth a request of its own, in bytes.
+const LEAST_END: u64 = 32 * 1024;
 /// Blocks moved in one round.
 const MAX_MOVES: usize = 64;
 /// Peers are as near as another up to this many of its round trips.
@@ -63,6 +62,15 @@ struct Lane {
 impl Lane {
     fn done_after(&self, size: u64) -> f64 {
         self.ready.max(self.rtt) + size as f64 / self.rate
+    }
+
+    /// How much of a block it should bring, from the end, which its owner needs `left` seconds for at `rate`; and when both
+    /// are done with it, which is at the same time.
+    fn end_of(&self, size: u64, left: f64, rate: f64) -> Option<(u64, f64)> {
+        let start = self.ready.max(self.rtt);
+        let bytes = ((left - start) * rate * self.rate / (rate + self.rate)).min(size as f64);
+        let done = (left - bytes / rate).max(start + bytes / self.rate);
+        (bytes >= LEAST_END as f64).then_some((bytes as u64, done))
     }
 
     fn has_room(&self, size: u64, alone: bool) -> bool {
@@ -166,7 +174,7 @@ impl Scheduler {
                     session.turn = turn + size;
                     session.opened(size);
                 }
-                self.ask_expecting(want, peer, WantKind::Block, Duration::from_secs_f64(eta.min(3600.0)), now);
+                self.ask_expecting(want, peer, WantKind::Block, None, Duration::from_secs_f64(eta.min(3600.0)), now);
             } else {
                 let held = held.entry(id).or_default();
                 *held += 1;
@@ -205,7 +213,7 @@ impl Scheduler {
                 rtt: peer.rtt().as_secs_f64(),
                 rate,
                 window: peer.window(),
-                sent: peer.outstanding_bytes,
+                sent: peer.sending(),
                 wants: peer.outstanding.len(),
                 ready: peer.drained_after(rate, now),
             });
@@ -251,16 +259,29 @@ impl Scheduler {
     }
 
     pub(super) fn ask(&mut self, want: WantId, peer: PeerId, kind: WantKind, now: Time) {
-        let size = self.wants.get(&want).map_or(0, |state| state.size) as f64;
+        self.ask_for(want, peer, kind, None, now);
+    }
+
+    /// Asks for all of a block, or for its end.
+    fn ask_for(&mut self, want: WantId, peer: PeerId, kind: WantKind, end: Option<u64>, now: Time) {
+        let size = end.unwrap_or_else(|| self.wants.get(&want).map_or(0, |state| state.size)) as f64;
         let expected = self.peers.get(&peer).map_or(Duration::ZERO, |p| {
             let rate = p.rate_or_prior(now).max(1.0);
             let ready = p.drained_after(rate, now).max(p.rtt().as_secs_f64());
             Duration::from_secs_f64((ready + size / rate).min(3600.0))
         });
-        self.ask_expecting(want, peer, kind, expected, now);
+        self.ask_expecting(want, peer, kind, end, expected, now);
     }
 
-    fn ask_expecting(&mut self, want: WantId, id: PeerId, kind: WantKind, expected: Duration, now: Time) {
+    fn ask_expecting(
+        &mut self,
+        want: WantId,
+        id: PeerId,
+        kind: WantKind,
+        end: Option<u64>,
+        expected: Duration,
+        now: Time,
+    ) {
         let (Some(state), Some(peer)) = (self.wants.get_mut(&want), self.peers.get_mut(&id)) else { return };
         match peer.outstanding.get(&want) {
             Some(old) if old.kind == WantKind::Block => return,
@@ -275,8 +296,8 @@ impl Scheduler {
             peer.first_byte = None;
             peer.rate.busy();
         }
-        let bytes = if kind == WantKind::Block { state.size } else { 0 };
-        let asked = Asked { kind, at: now, bytes, expected };
+        let bytes = if kind == WantKind::Block { end.unwrap_or(state.size) } else { 0 };
+        let asked = Asked { kind, end: end.is_some(), at: now, bytes, expected };
         peer.outstanding.insert(want, asked);
         state.asked.insert(id);
         // Larger is more urgent. Sequence numbers of one session never reach a quarter of the range in practice; if
@@ -300,7 +321,7 @@ impl Scheduler {
                 }
             }
         }
-        let (cid, whole) = (state.cid, state.whole && kind == WantKind::Block);
+        let (cid, whole) = (state.cid, state.whole && kind == WantKind::Block && end.is_none());
         let sessions = if whole { self.sessions_of(want) } else { Vec::new() };
         let below = match whole {
             false => Below::Nothing,
@@ -313,7 +334,7 @@ impl Scheduler {
         }
         let sends = self.sends.entry(id).or_default();
         sends.retain(|(sent, _)| *sent != want);
-        sends.push((want, Want { cid, kind, priority, below }));
+        sends.push((want, Want { cid, kind, priority, below, end }));
     }
 
     /// What a peer brings before blocks can come that were asked for when the root was here: a round trip's worth.
@@ -346,7 +367,7 @@ impl Scheduler {
     }
 
     /// When nothing waits to be asked for, a peer with room takes blocks over from peers that will not be done soon:
-    /// what they have not begun to send is moved, what they have is asked for twice, within the budget.
+    /// what they have not begun to send is moved, what they have is asked for twice, within the budget; over HTTP, its end.
     pub(super) fn rebalance(&mut self, id: SessionId, now: Time) {
         let Some(session) = self.sessions.get(&id) else { return };
         if session.in_flight == 0 || !session.queue.is_empty() {
@@ -367,6 +388,8 @@ impl Scheduler {
         late.retain(|(_, owner, ..)| room.len() > 1 || room[0] != *owner);
         late.sort_by(|a, b| b.2.total_cmp(&a.2));
         let mut moves = 0;
+        // Seconds that owners have less to do, as others bring ends of their blocks.
+        let mut relieved: BTreeMap<PeerId, f64> = BTreeMap::new();
         for (want, owner, left, started) in late {
             if moves >= MAX_MOVES {
                 return;
@@ -375,43 +398,59 @@ impl Scheduler {
             if state.block_asks > 1 {
                 continue;
             }
-            let size = state.size;
-            let best = room
+            let owned = self.peers.get(&owner).and_then(|peer| peer.outstanding.get(&want));
+            let size = owned.map_or(state.size, |asked| asked.bytes);
+            let (rate, rtt) =
+                self.peers.get(&owner).map_or((0.0, 0.0), |p| (p.rate_or_prior(now), p.rtt().as_secs_f64()));
+            let left = left - relieved.get(&owner).copied().unwrap_or_default();
+            let over_http = |peer: &PeerId| self.transport(peer) == Some(Transport::Http);
+            let shared = |peer: &PeerId| started && over_http(&owner) && over_http(peer);
+            // One that is better and has no room now is waited for.
+            let best = able
                 .iter()
                 .filter(|peer| **peer != owner && !state.excluded.contains_key(*peer) && !state.asked.contains(*peer))
                 // Behind one bottleneck a second copy takes from the first what it needs.
                 .filter(|peer| !started || !self.bottlenecks.is_shared(peer, &owner, now))
                 .filter_map(|peer| {
                     let lane = lanes.get(peer)?;
-                    lane.has_room(size, false).then(|| (lane.done_after(size), *peer))
+                    let (bytes, eta) = match shared(peer) {
+                        true => lane.end_of(size, left, rate)?,
+                        false => (size, lane.done_after(size)),
+                    };
+                    let sooner = eta < if shared(peer) { left } else { WORTH_MOVING * left };
+                    (sooner && left - eta > WORTH_SECONDS).then_some((eta, *peer, bytes))
                 })
                 .min_by(|a, b| a.0.total_cmp(&b.0));
-            let Some((eta, peer)) = best.filter(|(eta, _)| *eta < WORTH_MOVING * left && left - eta > WORTH_SECONDS)
-            else {
-                continue;
-            };
+            let best = best.filter(|(_, peer, bytes)| lanes.get(peer).is_some_and(|lane| lane.has_room(*bytes, false)));
+            let Some((eta, peer, bytes)) = best else { continue };
+            let end = shared(&peer).then_some(bytes);
             // What a second copy costs is what the owner sends of its own before the transfer ends: a cancel does not reach
             // what it has begun. The transfer is taken to go on for as long again as the copy needs, and a round trip.
-            let (rate, rtt) =
-                self.peers.get(&owner).map_or((0.0, 0.0), |p| (p.rate_or_prior(now), p.rtt().as_secs_f64()));
             let unsent = (left - 2.0 * eta - rtt).max(0.0) * rate;
-            let cost = size.saturating_sub(unsent as u64).max(size / 16);
+            let cost = match end {
+                // The owner stops where the end begins, as soon as it hears of that.
+                Some(bytes) => bytes.min((rate * rtt) as u64),
+                None => size.saturating_sub(unsent as u64).max(size / 16),
+            };
             if started && !self.may_hedge(id, cost) {
                 continue;
             }
             moves += 1;
             if let Some(lane) = lanes.get_mut(&peer) {
                 lane.ready = eta;
-                lane.sent += size;
+                lane.sent += bytes;
                 lane.wants += 1;
             }
+            if let Some(bytes) = end {
+                *relieved.entry(owner).or_default() += bytes as f64 / rate.max(1.0);
+            }
             if started {
-                self.hedge(id, want, peer, cost, now);
+                self.hedge(id, want, peer, end, cost, now);
             } else {
                 self.take_back(want, owner);
                 self.tally.reassigned += 1;
                 self.step(id, Step::Reassigned { peer: owner, wants: 1, why: "another peer will be done sooner" });
-                self.ask_expecting(want, peer, WantKind::Block, Duration::from_secs_f64(eta.min(3600.0)), now);
+                self.ask_expecting(want, peer, WantKind::Block, None, Duration::from_secs_f64(eta.min(3600.0)), now);
             }
         }
     }
@@ -431,7 +470,7 @@ impl Scheduler {
                 .map(|(want, asked)| (asked.at, *want, asked.bytes))
                 .collect();
             queue.sort_unstable();
-            let (start, mut ahead) = (peer.first_byte_after(now), -(peer.partial() as f64));
+            let (start, mut ahead) = (peer.first_byte_after(now), peer.ghost_bytes() as f64 - peer.partial() as f64);
             for (index, (at, want, size)) in queue.into_iter().enumerate() {
                 let flight = (rtt - now.saturating_sub(at).as_secs_f64()).max(0.0);
                 ahead += size as f64;
@@ -462,16 +501,17 @@ impl Scheduler {
         })
     }
 
-    pub(super) fn hedge(&mut self, id: SessionId, want: WantId, peer: PeerId, size: u64, now: Time) {
+    /// Asks another for a block that somebody was asked for, or for its end; that costs so many bytes.
+    pub(super) fn hedge(&mut self, id: SessionId, want: WantId, peer: PeerId, end: Option<u64>, cost: u64, now: Time) {
         if let Some(session) = self.sessions.get_mut(&id) {
-            session.hedged_bytes += size;
+            session.hedged_bytes += cost;
         }
-        self.hedge_tokens = (self.hedge_tokens - size as f64).max(0.0);
+        self.hedge_tokens = (self.hedge_tokens - cost as f64).max(0.0);
         self.tally.hedges += 1;
         if let Some(cid) = self.wants.get(&want).map(|state| state.cid) {
-            self.step(id, Step::Hedged { peer, cid });
+            self.step(id, Step::Hedged { peer, cid, end });
         }
-        self.ask(want, peer, WantKind::Block, now);
+        self.ask_for(want, peer, WantKind::Block, end, now);
     }
 
     /// What others do: one provider, in the routers' order, ten blocks ahead; the next one when it fails.

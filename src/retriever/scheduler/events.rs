@@ -31,6 +31,9 @@ impl Scheduler {
             ExchangeEvent::Block { peer, block, wire_bytes, arrival } => {
                 self.block(peer, block, wire_bytes as u64, arrival.received, now);
             }
+            ExchangeEvent::End { peer, cid, bytes, arrival } => {
+                self.end(peer, &cid, bytes as u64, arrival.received, now);
+            }
             ExchangeEvent::Whole { peer, root, transport } => {
                 let Some(want) = self.index.get(root.hash()).copied() else { return };
                 let opening = self.wants.get(&want).and_then(|state| state.opening).filter(|(id, _)| *id == peer);
@@ -203,6 +206,7 @@ impl Scheduler {
         let probed = peer.probed.filter(|_| peer.block_wants == 0 && peer.rate.rate().is_none());
         let since = asked.map(|asked| asked.at).or(probed);
         peer.alive(now, wire as usize, received, Some(since));
+        peer.laid(&key);
         let first_byte = peer.first_byte;
         let Some(want) = self.index.get(&key).copied() else {
             return self.unwanted(id, &block, now);
@@ -212,9 +216,17 @@ impl Scheduler {
             self.tally.unwanted += 1;
         }
         peer.blocks += 1;
+        peer.fresh += 1;
         peer.largest = peer.largest.max(bytes);
         let (rate, min_rtt) = (peer.rate.rate(), peer.min_rtt);
-        self.ledger.delivered(id, bytes, rate, now);
+        let (own, again) = self.own_share(want, bytes, wire);
+        if again > 0 {
+            self.tally.duplicate_bytes += again;
+            for session in self.sessions_of(want) {
+                self.step(session, Step::Duplicate { peer: id, cid: *block.cid(), bytes: again });
+            }
+        }
+        self.ledger.delivered(id, own, rate, now);
         self.ledger.answered(id, true, now);
         if let Some(asked) = asked.filter(|a| a.bytes < 16 * 1024 || bytes < 16 * 1024) {
             // A small block's way is nearly a round trip: an upper bound where no ping has answered yet.
@@ -223,7 +235,7 @@ impl Scheduler {
         self.tally.blocks += 1;
         self.tally.bytes += bytes;
         self.earn(bytes);
-        self.complete(want, id, block, wire, first_byte, rate, min_rtt, now);
+        self.complete(want, id, block, (own, wire - again), first_byte, rate, min_rtt, now);
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -232,7 +244,7 @@ impl Scheduler {
         want: WantId,
         from: PeerId,
         block: Block,
-        wire: u64,
+        (own, wire): (u64, u64),
         first_byte: Option<Time>,
         rate: Option<f64>,
         rtt: Option<Duration>,
@@ -245,7 +257,8 @@ impl Scheduler {
         let others: Vec<PeerId> = self.wants.get(&want).map(|s| s.asked.iter().copied().collect()).unwrap_or_default();
         let sessions = self.sessions_of(want);
         for other in others {
-            let was_block = self.peers.get(&other).and_then(|p| p.outstanding.get(&want)).map(|a| a.kind);
+            let asked = self.peers.get(&other).and_then(|p| p.outstanding.get(&want)).copied();
+            let was_block = asked.map(|asked| asked.kind);
             if was_block == Some(WantKind::Have) {
                 // It stays on the wire: a HAVE makes the peer useful for what follows.
                 let unsent = self.sends.get(&other).is_some_and(|sends| sends.iter().any(|(id, _)| *id == want));
@@ -270,7 +283,7 @@ impl Scheduler {
             self.take_back(want, other);
             if was_block == Some(WantKind::Block) {
                 if let Some(peer) = self.peers.get_mut(&other) {
-                    peer.lost = true;
+                    peer.lost |= asked.is_some_and(|asked| !asked.end);
                 }
                 for session in &sessions {
                     self.step(*session, Step::Cancelled { peer: other, wants: 1 });
@@ -295,7 +308,7 @@ impl Scheduler {
                 }
             }
             let cid = *block.cid();
-            let received = Received { peer: from, cid, bytes, wire, first_byte: since_asked, rtt, rate };
+            let received = Received { peer: from, cid, bytes: own, wire, first_byte: since_asked, rtt, rate };
             self.step(*id, Step::Block(received));
         }
         for id in &sessions {

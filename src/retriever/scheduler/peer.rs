@@ -40,6 +40,9 @@ const MIN_PRIOR: f64 = 250_000.0;
 const MAX_PRIOR: f64 = 12.5e6;
 /// How often the exchange reports bytes of unfinished blocks.
 const REPORTS: Duration = Duration::from_millis(25);
+/// Blocks that a peer may be sending at once: Kubo has eight workers, and a cancel does not reach what they hold
+/// (RETRIEVAL.md §2.0).
+pub const SENT_AT_ONCE: usize = 8;
 /// Bytes a second below which it makes no difference.
 pub const MIN_RATE: f64 = 1_000.0;
 
@@ -60,6 +63,8 @@ pub struct Peer {
     pub guessed_rtt: Option<Duration>,
     /// Blocks delivered on this connection.
     pub blocks: u64,
+    /// and since its rate became unknown.
+    pub fresh: u64,
     pub busy_since: Time,
     pub last_progress: Time,
     /// How long a silence is normal by the rate that it had at its last sign of life: what falls in a silence is no rate.
@@ -70,6 +75,8 @@ pub struct Peer {
     /// Bytes by the time they came, and those of messages that are not complete.
     meter: VecDeque<(Time, u64)>,
     partial: u64,
+    /// Blocks that were taken back after it had begun to send them: they come before what it was asked for later.
+    ghosts: HashMap<Multihash, Ghost>,
     /// The exchange's count of what came on this connection.
     received: Option<u64>,
     /// When bytes of an unfinished block last led to a new plan.
@@ -77,7 +84,7 @@ pub struct Peer {
     last_bytes: Time,
     /// Since when it has had enough to do.
     pub full_since: Option<Time>,
-    /// Another was quicker with a block that it was asked for: one at a time until it delivers.
+    /// Another was quicker with a block that it was asked for, or it had fallen silent: one at a time until it delivers.
     pub lost: bool,
     /// When it was last asked for a block to find out its rate.
     pub probed: Option<Time>,
@@ -87,6 +94,13 @@ pub struct Peer {
     pub questions: VecDeque<(Multihash, Question)>,
     /// The largest block that came.
     pub largest: u64,
+}
+
+#[derive(Debug)]
+struct Ghost {
+    bytes: u64,
+    /// How many blocks the peer had delivered then.
+    blocks: u64,
 }
 
 /// A question whose block came from elsewhere meanwhile.
@@ -102,6 +116,8 @@ pub struct Question {
 #[derive(Debug, Clone, Copy)]
 pub struct Asked {
     pub kind: WantKind,
+    /// Only for the end of the block.
+    pub end: bool,
     pub at: Time,
     pub bytes: u64,
     /// When it was expected, when it was asked.
@@ -134,6 +150,7 @@ impl Peer {
             min_rtt,
             guessed_rtt: None,
             blocks: 0,
+            fresh: 0,
             busy_since: now,
             last_progress: now,
             allowed: None,
@@ -141,6 +158,7 @@ impl Peer {
             drip: 0,
             meter: VecDeque::new(),
             partial: 0,
+            ghosts: HashMap::new(),
             received: None,
             replanned: now,
             last_bytes: now,
@@ -169,8 +187,8 @@ impl Peer {
         let slack = 2 * self.largest;
         match self.rate.rate() {
             Some(rate) => (2.0 * rate * self.rtt().as_secs_f64()) as u64 + slack,
-            None if self.lost && self.blocks == 0 => self.largest,
-            None => slack + self.largest / 2 + self.blocks * self.largest,
+            None if self.lost && self.fresh == 0 => self.largest,
+            None => slack + self.largest / 2 + self.fresh * self.largest,
         }
     }
 
@@ -247,9 +265,49 @@ impl Peer {
         if self.first_byte.is_some() { 0.0 } else { (self.busy_since + self.rtt()).saturating_sub(now).as_secs_f64() }
     }
 
-    /// Believed bytes of outstanding blocks that have not come.
+    /// Believed bytes of blocks that it has still to send: outstanding ones, and those that it had begun.
     pub fn bytes_left(&self) -> u64 {
-        self.outstanding_bytes.saturating_sub(self.partial)
+        self.sending().saturating_sub(self.partial)
+    }
+
+    /// The same with what is here of unfinished blocks.
+    pub fn sending(&self) -> u64 {
+        self.outstanding_bytes + self.ghost_bytes()
+    }
+
+    pub fn ghost_bytes(&self) -> u64 {
+        self.ghosts.values().map(|ghost| ghost.bytes).sum()
+    }
+
+    /// Whether it sends the block by now: it has at most [`SENT_AT_ONCE`] in its hands. Over HTTP what is taken back ends.
+    pub fn has_begun(&self, want: WantId) -> bool {
+        let Some(asked) = self.outstanding.get(&want).filter(|asked| asked.kind == WantKind::Block) else {
+            return false;
+        };
+        let before = self.outstanding.values().filter(|other| other.kind == WantKind::Block && other.at < asked.at);
+        self.transport != Transport::Http && before.count() + self.ghosts.len() < SENT_AT_ONCE
+    }
+
+    /// A block was taken back that it had begun.
+    pub fn haunts(&mut self, key: Multihash, bytes: u64) {
+        if self.block_wants > 0 {
+            self.ghosts.insert(key, Ghost { bytes, blocks: self.blocks });
+        }
+    }
+
+    /// A block came. What it was asked for after a ghost does not come much before that.
+    pub fn laid(&mut self, key: &Multihash) {
+        self.ghosts.remove(key);
+        let delivered = self.blocks;
+        self.ghosts.retain(|_, ghost| ghost.blocks + SENT_AT_ONCE as u64 > delivered);
+    }
+
+    /// Nothing is asked of it any more.
+    pub fn rests(&mut self) {
+        self.full_since = None;
+        self.first_byte = None;
+        self.ghosts.clear();
+        self.rate.idle();
     }
 
     /// Bytes of unfinished blocks that are here.

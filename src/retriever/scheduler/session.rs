@@ -211,6 +211,7 @@ impl Scheduler {
                 excluded: BTreeMap::new(),
                 whole: false,
                 opening: None,
+                brought: 0,
                 route: None,
             };
             self.wants.insert(want, state);
@@ -338,9 +339,8 @@ impl Scheduler {
 
     /// Ends a want at a peer, on the wire too. The want goes back to the queue if nobody else was asked.
     pub(super) fn take_back(&mut self, want: WantId, peer: PeerId) {
-        if self.unask(want, peer).is_none() {
-            return;
-        }
+        let begun = self.peers.get(&peer).is_some_and(|live| live.has_begun(want));
+        let Some(asked) = self.unask(want, peer) else { return };
         let Some(state) = self.wants.get(&want) else { return };
         let cid = state.cid;
         let unsent = self.sends.get_mut(&peer).is_some_and(|sends| {
@@ -353,6 +353,9 @@ impl Scheduler {
                 self.sends.remove(&peer);
             }
         } else {
+            if let Some(live) = self.peers.get_mut(&peer).filter(|_| begun) {
+                live.haunts(*cid.hash(), asked.bytes);
+            }
             self.cancels.entry(peer).or_default().push(cid);
         }
     }
@@ -368,9 +371,7 @@ impl Scheduler {
             live.outstanding_bytes -= asked.bytes;
             live.block_wants -= 1;
             if live.block_wants == 0 {
-                live.full_since = None;
-                live.first_byte = None;
-                live.rate.idle();
+                live.rests();
             }
             state.block_asks -= 1;
             if state.block_asks == 0 {

@@ -12,7 +12,7 @@ use libp2p::PeerId;
 use super::super::step::Step;
 use super::peer::Question;
 use super::{Action, Scheduler, Time};
-use crate::exchange::{Below, Want, WantKind};
+use crate::exchange::{Want, WantKind};
 use crate::ipld::Cid;
 
 /// What may be spent, as a share of what was received: with the hedges' share it stays within 5 %.
@@ -51,7 +51,7 @@ impl Scheduler {
         for session in question.sessions.iter().filter(|session| self.sessions.contains_key(session)) {
             self.out.push(Action::Step { session: *session, step: Step::Probed { peer: id, cid: *cid } });
         }
-        let want = Want { cid: *cid, kind: WantKind::Block, priority: 0, below: Below::Nothing };
+        let want = Want::new(*cid, WantKind::Block, 0);
         self.out.push(Action::Send { peer: id, wants: vec![want] });
     }
 }

@@ -147,6 +147,7 @@ impl Scheduler {
         peer.stalled = false;
         // What its link gave before the silence says little of what it gives now.
         peer.rate = RateEstimator::default();
+        (peer.fresh, peer.lost) = (0, true);
         for state in self.wants.values_mut() {
             if state.excluded.get(&id) == Some(&Exclusion::Stalled) {
                 state.excluded.remove(&id);
@@ -216,7 +217,7 @@ impl Scheduler {
                 quick.min_by_key(|(p, _)| p.rtt()).map(|(_, peer)| peer)
             });
             if let Some(other) = other {
-                self.hedge(id, want, other, size, now);
+                self.hedge(id, want, other, None, size, now);
             }
         }
     }

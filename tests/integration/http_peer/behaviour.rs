@@ -8,7 +8,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::header::{LOCATION, RETRY_AFTER};
 use http::{Method, Response, StatusCode};
-use tidegate::exchange::{Below, Exchange, ExchangeEvent, SendError, Want, WantKind};
+use tidegate::exchange::{Exchange, ExchangeEvent, SendError, Want, WantKind};
 use tidegate::http_peer::trustless::{Config, HttpExchange};
 use tidegate::record::{AttemptOutcome, EventKind, Source, Transport};
 use tidegate::retriever::FetchError;
@@ -282,7 +282,7 @@ async fn a_want_that_is_taken_back_ends_its_request_on_the_wire() {
     let mut events = exchange.events().unwrap();
     assert!(exchange.events().is_none(), "one consumer");
     let (peer, cid) = (server.id(), *blocks[0].cid());
-    let want = Want { cid, kind: WantKind::Block, priority: 1, below: Below::Nothing };
+    let want = Want::new(cid, WantKind::Block, 1);
     assert_eq!(exchange.send_wants(peer, vec![want]), Err(SendError::NotConnected));
     exchange.connect(peer, vec![server.addr()], true);
     let first = events.recv().await.unwrap();

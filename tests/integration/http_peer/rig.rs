@@ -36,6 +36,9 @@ pub type Manner = Arc<dyn Fn(usize, &Method, Option<Block>) -> Response<Body> + 
 /// The same to a request for a CAR.
 pub type Cars = Arc<dyn Fn() -> Response<Body> + Send + Sync>;
 
+/// The same to any request, by its headers.
+pub type ByHeaders = Arc<dyn Fn(&HeaderMap, Option<Block>) -> Response<Body> + Send + Sync>;
+
 /// One question that reached a provider.
 #[derive(Debug, Clone)]
 pub struct Asked {
@@ -66,18 +69,27 @@ impl Server {
         blocks: &[Block],
         manner: impl Fn(usize, &Method, Option<Block>) -> Response<Body> + Send + Sync + 'static,
     ) -> Self {
-        Self::start_with(blocks, manner, None).await
+        Self::start_with(blocks, manner, None, None).await
     }
 
     /// An honest one of single blocks that answers requests for CARs with what `car` makes.
     pub async fn of_cars(blocks: &[Block], car: impl Fn() -> Response<Body> + Send + Sync + 'static) -> Self {
-        Self::start_with(blocks, |_, _, block| answer(block), Some(Arc::new(car))).await
+        Self::start_with(blocks, |_, _, block| answer(block), Some(Arc::new(car)), None).await
+    }
+
+    /// One that answers by the headers of what it is asked.
+    pub async fn by_headers(
+        blocks: &[Block],
+        manner: impl Fn(&HeaderMap, Option<Block>) -> Response<Body> + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_with(blocks, |_, _, block| answer(block), None, Some(Arc::new(manner))).await
     }
 
     async fn start_with(
         blocks: &[Block],
         manner: impl Fn(usize, &Method, Option<Block>) -> Response<Body> + Send + Sync + 'static,
         cars: Option<Cars>,
+        by_headers: Option<ByHeaders>,
     ) -> Self {
         rustls::crypto::aws_lc_rs::default_provider().install_default().ok();
         let blocks: HashMap<String, Block> = blocks.iter().map(|b| (b.cid().to_string(), b.clone())).collect();
@@ -85,7 +97,7 @@ impl Server {
         let (seen, count) = (asked.clone(), Arc::new(AtomicUsize::new(0)));
         let handle = move |request: Request| {
             let (blocks, manner, seen, count) = (blocks.clone(), manner.clone(), seen.clone(), count.clone());
-            let cars = cars.clone();
+            let (cars, by_headers) = (cars.clone(), by_headers.clone());
             async move {
                 let path = request.uri().path().to_owned();
                 let cid = path.trim_start_matches("/ipfs/").to_owned();
@@ -95,7 +107,11 @@ impl Server {
                 let (at, method, headers) = (Instant::now(), request.method().clone(), request.headers().clone());
                 let query = request.uri().query().unwrap_or_default().to_owned();
                 let car = cars.filter(|_| query.contains("format=car"));
+                let by_headers = by_headers.map(|manner| manner(&headers, blocks.get(&cid).cloned()));
                 seen.lock().unwrap().push(Asked { at, method, headers, query });
+                if let Some(answer) = by_headers {
+                    return answer;
+                }
                 if let Some(car) = car {
                     return car();
                 }
@@ -142,6 +158,51 @@ pub fn status(status: StatusCode) -> Response<Body> {
 pub fn cut(first: Bytes) -> Response<Body> {
     let parts = [Ok(first), Err(std::io::Error::other("on purpose"))];
     Response::new(Body::from_stream(futures::stream::iter(parts)))
+}
+
+/// A link: bytes a second, and whose turn it is where several answers share it.
+#[derive(Clone)]
+pub struct Link(pub f64, pub Option<Arc<tokio::sync::Mutex<()>>>);
+
+/// These bytes of a block, or all of it, over a link.
+pub fn part(headers: &HeaderMap, block: Option<Block>, rate: f64) -> Response<Body> {
+    part_over(headers, block, &Link(rate, None))
+}
+
+pub fn part_over(headers: &HeaderMap, block: Option<Block>, link: &Link) -> Response<Body> {
+    let Some(block) = block else { return status(StatusCode::NOT_FOUND) };
+    let size = block.len();
+    let asked = headers.get("range").map(|range| range.to_str().unwrap().strip_prefix("bytes=").unwrap().to_owned());
+    let Some(asked) = asked else { return paced(block.into_data(), StatusCode::OK, None, link) };
+    let range = match asked.split_once('-').unwrap() {
+        ("", last) => size - last.parse::<usize>().unwrap().min(size)..size,
+        (first, last) => first.parse().unwrap()..last.parse::<usize>().unwrap() + 1,
+    };
+    let says = format!("bytes {}-{}/{size}", range.start, range.end - 1);
+    paced(block.into_data().slice(range), StatusCode::PARTIAL_CONTENT, Some(says), link)
+}
+
+fn paced(data: Bytes, status: StatusCode, says: Option<String>, link: &Link) -> Response<Body> {
+    const PIECE: usize = 8 * 1024;
+    let length = data.len();
+    let pieces: Vec<Bytes> = (0..length).step_by(PIECE).map(|at| data.slice(at..(at + PIECE).min(length))).collect();
+    let link = link.clone();
+    let body = futures::stream::iter(pieces).then(move |piece| {
+        let Link(rate, turn) = link.clone();
+        async move {
+            let _turn = match &turn {
+                Some(turn) => Some(turn.lock().await),
+                None => None,
+            };
+            tokio::time::sleep(Duration::from_secs_f64(piece.len() as f64 / rate)).await;
+            Ok::<_, std::io::Error>(piece)
+        }
+    });
+    let mut answer = Response::builder().status(status).header("content-length", length);
+    if let Some(says) = says {
+        answer = answer.header("content-range", says);
+    }
+    answer.body(Body::from_stream(body)).unwrap()
 }
 
 /// A body of one byte every 50 ms, for ever.
