@@ -174,7 +174,11 @@ async fn write(session: &Session, root: Resolved, mut judge: Judge, writer: &mut
                     }
                     writer.entry(head(Kind::Directory)).await;
                     judge.is_cid(&node.cid);
-                    open.push(Folder { entries: Entries::new(session.clone(), &node.block)?, place, asked: 0 });
+                    open.push(Folder {
+                        entries: Entries::new(session.clone(), &node.block)?.knowing(MAX_AHEAD),
+                        place,
+                        asked: 0,
+                    });
                     // What follows is below it.
                     continue;
                 }

@@ -123,7 +123,11 @@ pub struct Entries {
     fetching: Option<(Vec<u32>, Fetching)>,
     seen: Seen,
     sharded: bool,
+    /// Why no entries come after those that are ready.
+    error: Option<DirectoryError>,
     failed: bool,
+    /// How many entries are to be known ahead of their turn.
+    ahead: usize,
     /// The entries start after this name.
     after: Option<String>,
 }
@@ -184,7 +188,9 @@ impl Entries {
             fetching: None,
             seen: Seen::new(MAX_SHARDS),
             sharded: false,
+            error: None,
             failed: false,
+            ahead: 0,
             after,
         };
         match decode(root)? {
@@ -204,6 +210,13 @@ impl Entries {
             _ => return Err(DirectoryError::NotADirectory { cid: *root.cid() }),
         }
         Ok(entries)
+    }
+
+    /// Has so many entries known before their turn, as far as there are, at least half of them: for who asks for what they name.
+    #[must_use]
+    pub(super) fn knowing(mut self, ahead: usize) -> Self {
+        self.ahead = ahead;
+        self
     }
 
     /// True for a HAMT: its entries do not come in the order of their names.
@@ -274,7 +287,8 @@ impl Entries {
             }
             shard.asked = true;
             self.outstanding += SHARD_CHARGE;
-            hints.push(Hint { cid: shard.cid, size: None });
+            // As large as an unknown block is taken to be, a peer would be asked for few at once.
+            hints.push(Hint { cid: shard.cid, size: Some(SHARD_CHARGE) });
         }
         if !hints.is_empty() {
             self.session.prefetch(hints);
@@ -282,35 +296,52 @@ impl Entries {
     }
 
     fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Entry, DirectoryError>>> {
-        loop {
-            if let Some(entry) = self.ready.pop_front() {
-                return Poll::Ready(Some(Ok(entry)));
+        let more = loop {
+            if self.failed || self.error.is_some() || self.ready.len() >= self.ahead.max(1) {
+                break Poll::Ready(false);
             }
-            if self.failed {
-                return Poll::Ready(None);
+            let unfolded = self.poll_shard(cx);
+            if unfolded != Poll::Ready(true) {
+                break unfolded;
             }
-            if self.fetching.is_none() {
-                self.plan();
-                let Some(shard) = self.shards.pop() else { return Poll::Ready(None) };
-                if shard.asked {
-                    self.outstanding -= SHARD_CHARGE;
-                }
-                let session = self.session.clone();
-                self.fetching = Some((shard.path, Box::pin(async move { session.fetch(&shard.cid).await })));
-            }
-            let Some((_, future)) = &mut self.fetching else { continue };
-            let Poll::Ready(result) = future.as_mut().poll(cx) else { return Poll::Pending };
-            let Some((path, _)) = self.fetching.take() else { continue };
-            let unfolded = result.map_err(DirectoryError::from).and_then(|block| {
-                let shard = sub_shard(&block, self.fanout)?;
-                self.unfold(shard, &path, block.cid())
-            });
-            if let Err(error) = unfolded {
-                self.failed = true;
-                self.ready.clear();
-                return Poll::Ready(Some(Err(error)));
-            }
+        };
+        if more.is_pending() && self.ready.len() < self.ahead / 2 {
+            return Poll::Pending;
         }
+        if let Some(entry) = self.ready.pop_front() {
+            return Poll::Ready(Some(Ok(entry)));
+        }
+        if let Some(error) = self.error.take() {
+            self.failed = true;
+            return Poll::Ready(Some(Err(error)));
+        }
+        more.map(|_| None)
+    }
+
+    /// Unfolds the next shard; false when there is none.
+    fn poll_shard(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if self.fetching.is_none() {
+            self.plan();
+            let Some(shard) = self.shards.pop() else { return Poll::Ready(false) };
+            if shard.asked {
+                self.outstanding -= SHARD_CHARGE;
+            }
+            let session = self.session.clone();
+            self.fetching = Some((shard.path, Box::pin(async move { session.fetch(&shard.cid).await })));
+        }
+        let Some((_, future)) = &mut self.fetching else { return Poll::Ready(false) };
+        let result = std::task::ready!(future.as_mut().poll(cx));
+        let Some((path, _)) = self.fetching.take() else { return Poll::Ready(false) };
+        let before = self.ready.len();
+        let unfolded = result.map_err(DirectoryError::from).and_then(|block| {
+            let shard = sub_shard(&block, self.fanout)?;
+            self.unfold(shard, &path, block.cid())
+        });
+        if let Err(error) = unfolded {
+            self.ready.truncate(before);
+            self.error = Some(error);
+        }
+        Poll::Ready(true)
     }
 }
 

@@ -300,9 +300,9 @@ fn large_leaves(http: bool, leaves: usize) -> (World, Duration) {
     world.check = true;
     for _ in 0..2 {
         if http {
-            world.http(50.0, 40)
+            world.http(20.0, 40)
         } else {
-            world.kubo(50.0, 40, true)
+            world.kubo(20.0, 40, true)
         };
     }
     let mut took = Duration::ZERO;
@@ -324,8 +324,8 @@ fn over_http_two_providers_share_the_last_block() {
     for leaves in [1, 3] {
         let (world, shared) = large_leaves(true, leaves);
         let (_, alone) = large_leaves(false, leaves);
-        // The last leaf takes one of them 174 ms, and both 87 and a round trip.
-        assert!(shared + Duration::from_millis(30) < alone, "{leaves} leaves: {shared:?}, by blocks {alone:?}");
+        // The last leaf takes one of them 434 ms, and both 217 and a round trip.
+        assert!(shared + Duration::from_millis(120) < alone, "{leaves} leaves: {shared:?}, by blocks {alone:?}");
         let ends: Vec<u64> = world
             .steps
             .iter()
