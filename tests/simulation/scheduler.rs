@@ -155,6 +155,25 @@ fn a_peer_that_degrades_is_relieved() {
     assert!(took < Duration::from_millis(2_600), "{took:?}");
 }
 
+/// Blocks that are taken back from it come first all the same: the one behind them is far away, however much has come.
+#[test]
+fn a_peer_that_degrades_with_eight_blocks_in_its_hands_is_relieved() {
+    for fallen in [0.5, 1.0, 2.0] {
+        let mut world = World::new(6);
+        let slow = world.peer(Manner::Degrader(6_000_000, fallen), 100.0, 20, true);
+        world.peers[slow].parallel = 8;
+        SET_D[1..].iter().for_each(|(mbit, rtt)| {
+            world.kubo(*mbit, *rtt, true);
+        });
+        let blocks = file(76, LEAF, 1);
+        world.add(&blocks);
+        let session = world.open(1, &blocks[0], Policy::Optimized);
+        let took = world.download(session, &blocks, MINUTE).expect("the file comes");
+        println!("{fallen} Mbit/s: {took:?}, {:?}", world.scheduler.tally());
+        assert!(took < Duration::from_millis(2_600), "{fallen} Mbit/s: {took:?}");
+    }
+}
+
 /// Of a file that takes 8.7 s without `late`, which comes after one second.
 fn late_is_used(world: &mut World, late: usize) {
     let blocks = file(80, LEAF, 1);

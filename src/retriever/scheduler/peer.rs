@@ -284,7 +284,8 @@ impl Peer {
         let Some(asked) = self.outstanding.get(&want).filter(|asked| asked.kind == WantKind::Block) else {
             return false;
         };
-        let before = self.outstanding.values().filter(|other| other.kind == WantKind::Block && other.at < asked.at);
+        let earlier = |id: &WantId, other: &Asked| other.kind == WantKind::Block && (other.at, *id) < (asked.at, want);
+        let before = self.outstanding.iter().filter(|(id, other)| earlier(id, other));
         self.transport != Transport::Http && before.count() + self.ghosts.len() < SENT_AT_ONCE
     }
 
