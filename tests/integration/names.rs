@@ -255,6 +255,14 @@ async fn what_was_put_survives_a_restart_and_older_ones_are_refused() {
     let World { resolver, dir, supervisor, .. } = world;
     drop(resolver);
     assert!(supervisor.stop(Duration::from_secs(5)).await.is_empty());
+    // A thread that was asked for something may hold the file for a moment longer.
+    let file = dir.path().join("names.redb");
+    let opened = async {
+        while redb::Database::open(&file).is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), opened).await.expect("the file is let go");
     let world = World::at(dir, Options::default());
     let path = value(&format!("/ipns/{name}/a"));
     let resolved = world.resolver.resolve_path(&path, Reach::Local).await.unwrap();
