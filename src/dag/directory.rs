@@ -125,7 +125,6 @@ pub struct Entries {
     sharded: bool,
     /// Why no entries come after those that are ready.
     error: Option<DirectoryError>,
-    failed: bool,
     /// How many entries are to be known ahead of their turn.
     ahead: usize,
     /// The entries start after this name.
@@ -189,7 +188,6 @@ impl Entries {
             seen: Seen::new(MAX_SHARDS),
             sharded: false,
             error: None,
-            failed: false,
             ahead: 0,
             after,
         };
@@ -297,7 +295,7 @@ impl Entries {
 
     fn poll_entry(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Entry, DirectoryError>>> {
         let more = loop {
-            if self.failed || self.error.is_some() || self.ready.len() >= self.ahead.max(1) {
+            if self.ready.len() >= self.ahead.max(1) {
                 break Poll::Ready(false);
             }
             let unfolded = self.poll_shard(cx);
@@ -312,7 +310,6 @@ impl Entries {
             return Poll::Ready(Some(Ok(entry)));
         }
         if let Some(error) = self.error.take() {
-            self.failed = true;
             return Poll::Ready(Some(Err(error)));
         }
         more.map(|_| None)
@@ -339,6 +336,7 @@ impl Entries {
         });
         if let Err(error) = unfolded {
             self.ready.truncate(before);
+            self.shards.clear();
             self.error = Some(error);
         }
         Poll::Ready(true)

@@ -8,6 +8,7 @@ mod cache;
 mod discover;
 mod ends;
 mod events;
+mod hedge;
 mod peer;
 mod session;
 mod shadow;
@@ -317,7 +318,7 @@ impl Scheduler {
             out: Vec::new(),
             next_tick: None,
             turn: 0,
-            hedge_tokens: assign::FIRST_HEDGES,
+            hedge_tokens: hedge::FIRST_HEDGES,
             probe_tokens: 0.0,
             bottlenecks: Bottlenecks::default(),
             warm: warm::WarmPool::default(),

@@ -8,118 +8,35 @@ use crate::ipld::Cid;
 use crate::record::{EventKind, RetrievalEvent, Transport};
 use crate::routing::RouterKind;
 
-/// One step of one session.
+/// One step of one session. `end`: so many bytes of the end of a block, which another peer is sending.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    RoutingStarted {
-        cid: Cid,
-    },
-    ProviderFound {
-        peer: PeerId,
-        router: RouterKind,
-        rtt: Option<Duration>,
-        rate: Option<f64>,
-    },
-    RouterFinished {
-        router: RouterKind,
-        providers: usize,
-        error: Option<String>,
-    },
-    DialStarted {
-        peer: PeerId,
-    },
-    Connected {
-        peer: PeerId,
-        transport: Transport,
-        dial: Option<Duration>,
-    },
-    DialFailed {
-        peer: PeerId,
-        error: String,
-    },
-    WantSent {
-        peer: PeerId,
-        router: RouterKind,
-        transport: Option<Transport>,
-        wants: usize,
-        blocks: bool,
-        first: Cid,
-    },
-    Whole {
-        peer: PeerId,
-        root: Cid,
-        transport: Transport,
-        first: Option<u64>,
-    },
-    Have {
-        peer: PeerId,
-        cid: Cid,
-    },
-    DontHave {
-        peer: PeerId,
-        cid: Cid,
-    },
+    RoutingStarted { cid: Cid },
+    ProviderFound { peer: PeerId, router: RouterKind, rtt: Option<Duration>, rate: Option<f64> },
+    RouterFinished { router: RouterKind, providers: usize, error: Option<String> },
+    DialStarted { peer: PeerId },
+    Connected { peer: PeerId, transport: Transport, dial: Option<Duration> },
+    DialFailed { peer: PeerId, error: String },
+    WantSent { peer: PeerId, router: RouterKind, transport: Option<Transport>, wants: usize, blocks: bool, first: Cid },
+    Whole { peer: PeerId, root: Cid, transport: Transport, first: Option<u64> },
+    Have { peer: PeerId, cid: Cid },
+    DontHave { peer: PeerId, cid: Cid },
     Block(Received),
-    Duplicate {
-        peer: PeerId,
-        cid: Cid,
-        bytes: u64,
-    },
-    /// Asked for a block that another was asked for, or for so many bytes of its end.
-    Hedged {
-        peer: PeerId,
-        cid: Cid,
-        end: Option<u64>,
-    },
-    /// The end of a block came.
-    End {
-        peer: PeerId,
-        cid: Cid,
-        bytes: u64,
-    },
-    Probed {
-        peer: PeerId,
-        cid: Cid,
-    },
-    Stalled {
-        peer: PeerId,
-        silent: Duration,
-    },
-    Reassigned {
-        peer: PeerId,
-        wants: usize,
-        why: &'static str,
-    },
-    Corrupt {
-        peer: PeerId,
-        reason: &'static str,
-    },
-    Quarantined {
-        peer: PeerId,
-    },
-    Disconnected {
-        peer: PeerId,
-    },
-    SendFailed {
-        peer: PeerId,
-        wants: usize,
-    },
-    Cancelled {
-        peer: PeerId,
-        wants: usize,
-    },
-    LocalHit {
-        cid: Cid,
-        tier: &'static str,
-    },
+    Duplicate { peer: PeerId, cid: Cid, bytes: u64 },
+    Hedged { peer: PeerId, cid: Cid, end: Option<u64> },
+    End { peer: PeerId, cid: Cid, bytes: u64 },
+    Probed { peer: PeerId, cid: Cid },
+    Stalled { peer: PeerId, silent: Duration },
+    Reassigned { peer: PeerId, wants: usize, why: &'static str },
+    Corrupt { peer: PeerId, reason: &'static str },
+    Quarantined { peer: PeerId },
+    Disconnected { peer: PeerId },
+    SendFailed { peer: PeerId, wants: usize },
+    Cancelled { peer: PeerId, wants: usize },
+    LocalHit { cid: Cid, tier: &'static str },
     FirstByte,
-    Failed {
-        cid: Cid,
-        reason: &'static str,
-    },
-    Finished {
-        blocks: u64,
-    },
+    Failed { cid: Cid, reason: &'static str },
+    Finished { blocks: u64 },
 }
 
 /// A verified block that this session wanted.

@@ -139,19 +139,24 @@ fn liars_stallers_and_dead_peers_beside_good_ones_cost_little() {
     assert!(dirty < clean + 1.5, "{dirty:.2} s against {clean:.2} s");
 }
 
-#[test]
-fn a_peer_that_degrades_is_relieved() {
+/// 20 MB over D, whose fastest link falls to so many Mbit/s at 30 %, from peers that send so many blocks at once. The bound
+/// of the degraded schedule is 1,855 ms for 2 Mbit/s (RETRIEVAL.md §5.3); held to it is issue 6's gate.
+fn degraded(fallen: f64, parallel: usize) -> Duration {
     let mut world = World::new(6);
-    world.peer(Manner::Degrader(6_000_000, 2.0), 100.0, 20, true);
+    world.peer(Manner::Degrader(6_000_000, fallen), 100.0, 20, true);
     SET_D[1..].iter().for_each(|(mbit, rtt)| {
         world.peer(Manner::Honest, *mbit, *rtt, true);
     });
+    world.peers.iter_mut().for_each(|peer| peer.parallel = parallel);
     let blocks = file(76, LEAF, 1);
     world.add(&blocks);
     let session = world.open(1, &blocks[0], Policy::Optimized);
-    let took = world.download(session, &blocks, MINUTE).expect("the file comes");
-    println!("degrader: {took:?}, {:?}", world.scheduler.tally());
-    // The bound of the degraded schedule is 1,855 ms (RETRIEVAL.md §5.3); held to it is issue 6's gate.
+    world.download(session, &blocks, MINUTE).expect("the file comes")
+}
+
+#[test]
+fn a_peer_that_degrades_is_relieved() {
+    let took = degraded(2.0, 1);
     assert!(took < Duration::from_millis(2_600), "{took:?}");
 }
 
@@ -159,17 +164,7 @@ fn a_peer_that_degrades_is_relieved() {
 #[test]
 fn a_peer_that_degrades_with_eight_blocks_in_its_hands_is_relieved() {
     for fallen in [0.5, 1.0, 2.0] {
-        let mut world = World::new(6);
-        let slow = world.peer(Manner::Degrader(6_000_000, fallen), 100.0, 20, true);
-        world.peers[slow].parallel = 8;
-        SET_D[1..].iter().for_each(|(mbit, rtt)| {
-            world.kubo(*mbit, *rtt, true);
-        });
-        let blocks = file(76, LEAF, 1);
-        world.add(&blocks);
-        let session = world.open(1, &blocks[0], Policy::Optimized);
-        let took = world.download(session, &blocks, MINUTE).expect("the file comes");
-        println!("{fallen} Mbit/s: {took:?}, {:?}", world.scheduler.tally());
+        let took = degraded(fallen, 8);
         assert!(took < Duration::from_millis(2_600), "{fallen} Mbit/s: {took:?}");
     }
 }

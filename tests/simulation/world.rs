@@ -81,7 +81,6 @@ struct Sending {
 /// Bytes of a block that come, and what is complete with them: the block, or so much of its end.
 #[derive(Debug)]
 struct Piece {
-    cid: Cid,
     bytes: usize,
     last: bool,
     block: Block,
@@ -462,8 +461,7 @@ impl World {
         peer.sent += piece as u64;
         peer.busy = true;
         let last = sending.left == piece;
-        let came =
-            Piece { cid: *sending.block.cid(), bytes: piece, last, block: sending.block.clone(), end: sending.end };
+        let came = Piece { bytes: piece, last, block: sending.block.clone(), end: sending.end };
         if !last {
             peer.sending.push_back(Sending { left: sending.left - piece, ..sending });
         }
@@ -475,7 +473,8 @@ impl World {
     /// Bytes reach us: blocks as they end, and proof of life between them, as the exchange gives it.
     fn arrive(&mut self, index: usize, piece: Piece) {
         let now = self.now;
-        let Piece { cid, bytes, last, block, end } = piece;
+        let Piece { bytes, last, block, end } = piece;
+        let cid = *block.cid();
         let peer = &mut self.peers[index];
         peer.received += bytes as u64;
         peer.last = now;

@@ -14,7 +14,7 @@ use crate::ipld::Cid;
 /// Where this or less would be left for the first one, the other is asked for that too.
 const LEAST: usize = 16 * 1024;
 
-/// The blocks that providers are sending from their beginning.
+/// The blocks that providers are sending from their beginning: as many as requests for blocks are under way.
 #[derive(Default)]
 pub(super) struct Joints(Mutex<HashMap<Cid, Arc<Joint>>>);
 

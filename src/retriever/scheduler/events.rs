@@ -206,7 +206,7 @@ impl Scheduler {
         let probed = peer.probed.filter(|_| peer.block_wants == 0 && peer.rate.rate().is_none());
         let since = asked.map(|asked| asked.at).or(probed);
         peer.alive(now, wire as usize, received, Some(since));
-        peer.laid(&key);
+        peer.came(&key);
         let first_byte = peer.first_byte;
         let Some(want) = self.index.get(&key).copied() else {
             return self.unwanted(id, &block, now);

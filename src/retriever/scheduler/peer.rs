@@ -76,7 +76,7 @@ pub struct Peer {
     meter: VecDeque<(Time, u64)>,
     partial: u64,
     /// Blocks that were taken back after it had begun to send them: they come before what it was asked for later.
-    ghosts: HashMap<Multihash, Ghost>,
+    taken_back: HashMap<Multihash, TakenBack>,
     /// The exchange's count of what came on this connection.
     received: Option<u64>,
     /// When bytes of an unfinished block last led to a new plan.
@@ -97,7 +97,7 @@ pub struct Peer {
 }
 
 #[derive(Debug)]
-struct Ghost {
+struct TakenBack {
     bytes: u64,
     /// How many blocks the peer had delivered then.
     blocks: u64,
@@ -158,7 +158,7 @@ impl Peer {
             drip: 0,
             meter: VecDeque::new(),
             partial: 0,
-            ghosts: HashMap::new(),
+            taken_back: HashMap::new(),
             received: None,
             replanned: now,
             last_bytes: now,
@@ -272,11 +272,11 @@ impl Peer {
 
     /// The same with what is here of unfinished blocks.
     pub fn sending(&self) -> u64 {
-        self.outstanding_bytes + self.ghost_bytes()
+        self.outstanding_bytes + self.taken_back_bytes()
     }
 
-    pub fn ghost_bytes(&self) -> u64 {
-        self.ghosts.values().map(|ghost| ghost.bytes).sum()
+    pub fn taken_back_bytes(&self) -> u64 {
+        self.taken_back.values().map(|block| block.bytes).sum()
     }
 
     /// Whether it sends the block by now: it has at most [`SENT_AT_ONCE`] in its hands. Over HTTP what is taken back ends.
@@ -286,28 +286,28 @@ impl Peer {
         };
         let earlier = |id: &WantId, other: &Asked| other.kind == WantKind::Block && (other.at, *id) < (asked.at, want);
         let before = self.outstanding.iter().filter(|(id, other)| earlier(id, other));
-        self.transport != Transport::Http && before.count() + self.ghosts.len() < SENT_AT_ONCE
+        self.transport != Transport::Http && before.count() + self.taken_back.len() < SENT_AT_ONCE
     }
 
     /// A block was taken back that it had begun.
-    pub fn haunts(&mut self, key: Multihash, bytes: u64) {
+    pub fn still_sends(&mut self, key: Multihash, bytes: u64) {
         if self.block_wants > 0 {
-            self.ghosts.insert(key, Ghost { bytes, blocks: self.blocks });
+            self.taken_back.insert(key, TakenBack { bytes, blocks: self.blocks });
         }
     }
 
-    /// A block came. What it was asked for after a ghost does not come much before that.
-    pub fn laid(&mut self, key: &Multihash) {
-        self.ghosts.remove(key);
+    /// A block came. What it was asked for after one that was taken back does not come much before that.
+    pub fn came(&mut self, key: &Multihash) {
+        self.taken_back.remove(key);
         let delivered = self.blocks;
-        self.ghosts.retain(|_, ghost| ghost.blocks + SENT_AT_ONCE as u64 > delivered);
+        self.taken_back.retain(|_, block| block.blocks + SENT_AT_ONCE as u64 > delivered);
     }
 
     /// Nothing is asked of it any more.
-    pub fn rests(&mut self) {
+    pub fn is_done(&mut self) {
         self.full_since = None;
         self.first_byte = None;
-        self.ghosts.clear();
+        self.taken_back.clear();
         self.rate.idle();
     }
 

@@ -354,7 +354,7 @@ impl Scheduler {
             }
         } else {
             if let Some(live) = self.peers.get_mut(&peer).filter(|_| begun) {
-                live.haunts(*cid.hash(), asked.bytes);
+                live.still_sends(*cid.hash(), asked.bytes);
             }
             self.cancels.entry(peer).or_default().push(cid);
         }
@@ -371,7 +371,7 @@ impl Scheduler {
             live.outstanding_bytes -= asked.bytes;
             live.block_wants -= 1;
             if live.block_wants == 0 {
-                live.rests();
+                live.is_done();
             }
             state.block_asks -= 1;
             if state.block_asks == 0 {
